@@ -1,0 +1,107 @@
+"""What must hold of every graph, at every stage; checked after import and after every pass."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..errors import GraphError, SnncError
+from .graph import Constraint, Graph, Node, Stage, TensorType
+from .ops import NAME, OPS, infer
+
+
+def verify(graph: Graph) -> None:
+    """Check every invariant of `graph`.
+
+    Raises:
+        GraphError: lists all violations: names, order, types, stage, steps, params, constraints, outputs.
+    """
+    problems: list[GraphError] = []
+    types: dict[str, TensorType] = dict(graph.inputs)
+    names = [*graph.inputs, *(n.name for n in graph.nodes), *graph.params]
+    for name in names:
+        if not NAME.fullmatch(name):
+            problems.append(GraphError(f"'{name}' is no valid name"))
+    problems += [GraphError(f"two things are named '{n}'") for n in sorted({n for n in names if names.count(n) > 1})]
+    problems += [GraphError(f"input '{n}' is not analog") for n, t in graph.inputs.items() if t.kind != "analog"]
+    for node in graph.nodes:
+        try:
+            made = infer(node, types, graph.params)
+        except GraphError as error:
+            problems.append(error)
+            made = node.type
+        else:
+            problems += _node_problems(graph, node, made)
+        types[node.name] = made
+    problems += _outputs(graph, types) + _params(graph) + _stage(graph)
+    if problems:
+        raise GraphError.gather(f"the graph breaks {len(problems)} invariant(s)", problems)
+
+
+def _node_problems(graph: Graph, node: Node, made: TensorType) -> list[GraphError]:
+    found = []
+    if made != node.type:
+        found.append(GraphError(f"is declared {node.type} but makes {made}", at=node.at))
+    if graph.stage not in OPS[node.op].stages:
+        found.append(GraphError(f"op '{node.op}' has no place in a graph of stage {graph.stage}", at=node.at))
+    return found
+
+
+def _outputs(graph: Graph, types: dict[str, TensorType]) -> list[GraphError]:
+    if not graph.outputs:
+        return [GraphError("the graph has no outputs")]
+    found = [
+        GraphError(f"output '{u}' is '{n}', which nothing makes") for u, n in graph.outputs.items() if n not in types
+    ]
+    analog = [n for n in graph.outputs.values() if n in types and types[n].kind != "analog"]
+    return found + [GraphError(f"output '{n}' is {types[n].kind}: it needs a decode") for n in analog]
+
+
+def _params(graph: Graph) -> list[GraphError]:
+    read = {name for node in graph.nodes for name in node.inputs}
+    found = [GraphError(f"param '{name}' is read by nothing") for name in graph.params if name not in read]
+    for name, array in graph.params.items():
+        if array.dtype != np.float32:
+            found.append(GraphError(f"param '{name}' is {array.dtype}, not float32"))
+        elif not np.isfinite(array).all():
+            found.append(GraphError(f"param '{name}' holds NaN or infinity"))
+    for name, constraint in graph.constraints.items():
+        if name not in graph.params:
+            found.append(GraphError(f"a constraint is on '{name}', which is no param"))
+        else:
+            found += _constraint(name, constraint, graph)
+    return found
+
+
+def _constraint(name: str, constraint: Constraint, graph: Graph) -> list[GraphError]:
+    param = graph.params[name]
+    if (constraint.bits is None) != (constraint.scale is None):
+        return [GraphError(f"the constraint on '{name}' has bits without scale, or scale without bits")]
+    if constraint.mask is not None and (constraint.mask.dtype != np.bool_ or constraint.mask.shape != param.shape):
+        return [GraphError(f"the mask on '{name}' is not bool{list(param.shape)}")]
+    if constraint.scale is not None:
+        try:
+            shape = np.broadcast_shapes(constraint.scale.shape, param.shape)
+        except ValueError:
+            shape = ()
+        if shape != param.shape or constraint.scale.dtype != np.float32 or not (constraint.scale > 0).all():
+            return [GraphError(f"the scale on '{name}' is not positive float32 broadcastable to {list(param.shape)}")]
+    off = int((constraint.project(param) != param).sum())
+    return [GraphError(f"{off} of {param.size} values of '{name}' break its constraint")] if off else []
+
+
+def _stage(graph: Graph) -> list[GraphError]:
+    found = []
+    if (graph.stage is Stage.ANALOG) != (graph.steps == 0) or graph.steps < 0:
+        found.append(GraphError(f"a graph of stage {graph.stage} with {graph.steps} steps"))
+    if graph.stage is Stage.ANALOG and graph.constraints:
+        found.append(GraphError("an analog graph carries constraints"))
+    if graph.stage is Stage.CONSTRAINED and not graph.constraints:
+        found.append(GraphError("a constrained graph carries no constraint"))
+    if graph.teacher is not None:
+        if graph.teacher.stage is not Stage.ANALOG or graph.teacher.teacher is not None:
+            found.append(GraphError("the teacher is not a plain analog graph"))
+        try:
+            verify(graph.teacher)
+        except SnncError as error:
+            found.append(GraphError(f"in the teacher: {error}"))
+    return found
