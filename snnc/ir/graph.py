@@ -16,7 +16,7 @@ import networkx as nx
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import GraphError
+from snnc.errors import GraphError
 
 Attr: TypeAlias = int | float | str | tuple[int, ...]
 Array: TypeAlias = npt.NDArray[Any]
@@ -200,6 +200,10 @@ class Graph:
         """The nodes that read the value or param `name`."""
         return tuple(node for node in self.nodes if name in node.inputs)
 
+    def feeds(self, name: str, *ops: str) -> bool:
+        """Whether a node of one of `ops` lies anywhere behind the value `name`."""
+        return any(self[later].op in ops for later in nx.descendants(self.digraph(), name))
+
     def is_output(self, name: str) -> bool:
         """Whether `name` is behind one of the graph's outputs."""
         return name in self.outputs.values()
@@ -217,6 +221,7 @@ class Graph:
         *,
         params: Mapping[str, Array] | None = None,
         rename: Mapping[str, str] | None = None,
+        outputs: Mapping[str, str] | None = None,
         constraints: Mapping[str, Constraint] | None = None,
         stage: Stage | None = None,
         steps: int | None = None,
@@ -227,6 +232,7 @@ class Graph:
             nodes: all nodes of the new graph, in any order; the present ones by default.
             params: params to add or replace.
             rename: readers of the key read the value instead; the key's own node goes when nothing reads it.
+            outputs: the new outputs; the present ones, renamed, by default.
             constraints: constraints to add or replace.
 
         Raises:
@@ -247,7 +253,7 @@ class Graph:
         drafts = {
             n.name: replace(n, inputs=tuple(map(target, n.inputs))) for n in (self.nodes if nodes is None else nodes)
         }
-        outputs = {user: target(name) for user, name in self.outputs.items()}
+        outputs = {user: target(name) for user, name in (outputs or self.outputs).items()}
         ordered = _sorted(drafts, set(self.inputs) | set(all_params), outputs.values())
         types = dict(self.inputs)
         typed = []

@@ -29,7 +29,8 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from ..errors import GraphError
+from snnc.errors import GraphError
+
 from .graph import Array, Attr, Kind, Node, Shape, Stage, TensorType
 
 NAME = re.compile(r"[\w.@/\-]+", re.ASCII)

@@ -21,7 +21,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from ..errors import GraphError
+from snnc.errors import GraphError
+
 from .graph import Array, Attr, Constraint, Graph, Node, Stage, TensorType
 from .ops import NAME
 from .verify import verify

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..errors import GraphError, SnncError
+from snnc.errors import GraphError, SnncError
+
 from .graph import Constraint, Graph, Node, Stage, TensorType
-from .ops import NAME, OPS, infer
+from .ops import NAME, OPS, infer, roles
 
 
 def verify(graph: Graph) -> None:
@@ -15,12 +16,9 @@ def verify(graph: Graph) -> None:
     Raises:
         GraphError: lists all violations: names, order, types, stage, steps, params, constraints, outputs.
     """
-    problems: list[GraphError] = []
     types: dict[str, TensorType] = dict(graph.inputs)
     names = [*graph.inputs, *(n.name for n in graph.nodes), *graph.params]
-    for name in names:
-        if not NAME.fullmatch(name):
-            problems.append(GraphError(f"'{name}' is no valid name"))
+    problems = [GraphError(f"'{name}' is no valid name") for name in names if not NAME.fullmatch(name)]
     problems += [GraphError(f"two things are named '{n}'") for n in sorted({n for n in names if names.count(n) > 1})]
     problems += [GraphError(f"input '{n}' is not analog") for n, t in graph.inputs.items() if t.kind != "analog"]
     for node in graph.nodes:
@@ -43,6 +41,9 @@ def _node_problems(graph: Graph, node: Node, made: TensorType) -> list[GraphErro
         found.append(GraphError(f"is declared {node.type} but makes {made}", at=node.at))
     if graph.stage not in OPS[node.op].stages:
         found.append(GraphError(f"op '{node.op}' has no place in a graph of stage {graph.stage}", at=node.at))
+    charged = made.kind != "analog" and OPS[node.op].optional in roles(node, graph.params)
+    if charged != ("bias_at" in node.attrs):
+        found.append(GraphError("bias_at belongs to a time-stepped op with a bias, and to nothing else", at=node.at))
     return found
 
 

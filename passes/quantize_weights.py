@@ -1,0 +1,69 @@
+"""Put the weights of every layer of neurons onto a symmetric grid of integer levels.
+
+    w = s * q,   q integer,   |q| <= 2**(bits-1) - 1,   s = max|w| / (2**(bits-1) - 1)
+
+per output channel or per tensor. The grid becomes a Constraint: before a trainer this is quantization-aware training
+(the trainer sees the rounded weights and moves the real ones), after it post-training quantization. The read-out is
+left alone unless `readout` asks for it: chips hand spikes to a host that reads them out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+
+from snnc.errors import PipelineError
+from snnc.ir import WEIGHTED, Array, Constraint, Graph, Stage, roles
+from snnc.pipeline import Context, Pass
+from snnc.sim.cost import first_role
+
+
+@dataclass(frozen=True)
+class QuantizeWeights(Pass):
+    """Quantize weights to `bits` bits.
+
+    Attributes:
+        bits: 2 to 8.
+        per: one step per output `channel`, or per `tensor`.
+        readout: also the layers that have no neurons behind them.
+    """
+
+    name = "quantize-weights"
+    takes = frozenset({Stage.SPIKING, Stage.CONSTRAINED})
+    gives = Stage.CONSTRAINED
+
+    bits: int = 4
+    per: Literal["channel", "tensor"] = "channel"
+    readout: bool = False
+
+    def __post_init__(self) -> None:
+        if not 2 <= self.bits <= 8:
+            raise PipelineError(f"'{self.name}' knows 2 to 8 bits, not {self.bits}")
+
+    def run(self, graph: Graph, ctx: Context) -> Graph:
+        params: dict[str, Array] = {}
+        constraints: dict[str, Constraint] = {}
+        for node in graph.nodes:
+            if node.op not in WEIGHTED or node.type.kind != "current":
+                continue
+            if not self.readout and not graph.feeds(node.name, "lif"):
+                continue
+            name = roles(node, graph.params)[first_role(node)]
+            before = graph.constraints.get(name, Constraint())
+            scale = self._step(graph.params[name])
+            if not (scale > 0).all():
+                ctx.note(f"{node.at}: {int((scale <= 0).sum())} channel(s) without any weight")
+                scale = np.where(scale > 0, scale, np.float32(1))
+            constraints[name] = replace(before, bits=self.bits, scale=scale)
+            params[name] = constraints[name].project(graph.params[name])
+            if (lost := int(((params[name] == 0) & (graph.params[name] != 0)).sum())) > 0:
+                ctx.note(f"{node.name}: {lost / params[name].size:.0%} of weights rounded to 0")
+        return graph.edit(params=params, constraints=constraints, stage=Stage.CONSTRAINED)
+
+    def _step(self, weight: Array) -> Array:
+        """The step s, float32, broadcastable to the weight."""
+        axes = tuple(range(1, weight.ndim)) if self.per == "channel" and weight.ndim > 1 else None
+        largest = np.abs(weight).max(axis=axes, keepdims=True)
+        return np.asarray(largest / (2 ** (self.bits - 1) - 1), np.float32)

@@ -1,0 +1,34 @@
+"""Replace every max pool by an average pool over the same window, followed by neurons of its own.
+
+A maximum over spike trains is no synapse. The average is, but smaller than the maximum, so it is an approximation
+that a trainer has to mend: behind the pool stands a relu with the max pool's name, which becomes a layer of neurons
+whose threshold fits the average, and whose teacher is the max pool.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from snnc.ir import Graph, Node, Stage
+from snnc.pipeline import Context, Pass
+
+
+@dataclass(frozen=True)
+class ReplaceMaxPool(Pass):
+    """Turn max pools into average pools."""
+
+    name = "replace-max-pool"
+    takes = frozenset({Stage.ANALOG})
+
+    def run(self, graph: Graph, ctx: Context) -> Graph:
+        if not (pools := [n for n in graph.nodes if n.op == "maxpool"]):
+            return graph
+        nodes: list[Node] = []
+        for node in graph.nodes:
+            if node in pools:
+                ctx.note(f"{node.at} became an average pool: its values shrink, a trainer must mend it")
+                average = f"{node.name}.average"
+                nodes.append(replace(node, name=average, op="avgpool").with_attrs(count_include_pad=0))
+                node = Node(node.name, "relu", (average,), origin=node.origin)
+            nodes.append(node)
+        return graph.edit(nodes)

@@ -1,0 +1,219 @@
+"""Data files -> arrays: npz with x_train, y_train, x_test, y_test (or x, y), read lazily scaled, never pickled."""
+
+from __future__ import annotations
+
+import hashlib
+import zipfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from .errors import DataError
+from .ir import Array, Graph
+
+HELD_OUT = 0.1
+"""Share of the training samples that is kept back to choose by; at most `MOST_HELD_OUT` samples."""
+MOST_HELD_OUT = 1000
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """What the model wants of the raw numbers: x = (raw * scale - mean) / std, mean and std per channel or single."""
+
+    scale: float = 1.0
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+
+    def __post_init__(self) -> None:
+        if (
+            not self.mean
+            or not self.std
+            or 0.0 in self.std
+            or not np.isfinite([self.scale, *self.mean, *self.std]).all()
+        ):
+            raise DataError(f"scale {self.scale}, mean {self.mean}, std {self.std} scale nothing")
+
+    def __call__(self, raw: Array) -> Array:
+        """float32 [N, C, ...] from raw [N, C, ...]."""
+        mean, std = (self._shaped(np.asarray(v, np.float32), raw) for v in (self.mean, self.std))
+        return np.asarray((raw.astype(np.float32) * np.float32(self.scale) - mean) / std, np.float32)
+
+    @staticmethod
+    def _shaped(values: Array, raw: Array) -> Array:
+        if values.size == 1:
+            return values
+        if raw.ndim < 2 or raw.shape[1] != values.size:
+            raise DataError(f"{values.size} means or deviations for samples of shape {list(raw.shape[1:])}")
+        return values.reshape(-1, *[1] * (raw.ndim - 2))
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Samples for one purpose: raw [N, ...], labels [N], and how to scale."""
+
+    raw: Array
+    labels: Array
+    scaling: Scaling = field(default_factory=Scaling)
+
+    def __len__(self) -> int:
+        return len(self.raw)
+
+    def x(self, index: slice | Array = slice(None)) -> Array:
+        """Scaled samples, float32 [n, ...]."""
+        return self.scaling(self.raw[index])
+
+    def take(self, count: int | None) -> Split:
+        """The first `count` samples (all, if None)."""
+        return self if count is None else Split(self.raw[:count], self.labels[:count], self.scaling)
+
+
+@dataclass(frozen=True, eq=False)
+class Data:
+    """A data set in three parts that do not overlap: `train` teaches, `validation` chooses, `test` is seen once."""
+
+    train: Split
+    validation: Split
+    test: Split
+    digest: str = ""
+
+    def check(self, graph: Graph) -> None:
+        """Refuse data that does not fit the model.
+
+        Raises:
+            DataError: lists all: sample shape, labels outside the model's classes.
+        """
+        problems: list[DataError] = []
+        if len(graph.inputs) != 1 or len(graph.outputs) != 1:
+            names = ", ".join([*graph.inputs, *graph.outputs])
+            raise DataError(
+                f"an npz file of samples and labels feeds one input and judges one output; the model has {names}",
+                hint="use snnc.simulate with dicts by name for such a model",
+            )
+        [(name, kind)], [(user, output)] = graph.inputs.items(), graph.outputs.items()
+        shape = graph.type(output).shape
+        if len(shape) != 1:
+            problems.append(DataError(f"output '{user}' has shape {list(shape)}: accuracy needs one score per class"))
+        for part in ("train", "validation", "test"):
+            split: Split = getattr(self, part)
+            if len(split) == 0:
+                problems.append(DataError(f"the {part} part is empty"))
+            elif split.raw.shape[1:] != kind.shape:
+                got, want = list(split.raw.shape[1:]), list(kind.shape)
+                hint = f"reshape the samples to {want} each" if np.prod(got) == np.prod(want) else ""
+                problems.append(DataError(f"{part} samples have shape {got}, input '{name}' takes {want}", hint=hint))
+            elif len(shape) == 1 and int(split.labels.max()) >= shape[0]:
+                problems.append(
+                    DataError(f"{part} labels go up to {split.labels.max()}, the model has {shape[0]} classes")
+                )
+        if problems:
+            raise DataError.gather("the data does not fit the model", problems)
+
+
+def load(
+    path: str | Path,
+    *,
+    test: str | Path | None = None,
+    scaling: Scaling | None = None,
+    train_samples: int | None = None,
+    test_samples: int | None = None,
+) -> Data:
+    """Read an npz file with x_train, y_train, x_test, y_test, or with x, y.
+
+    Where there is no test part (and no `test` file, with x, y or x_test, y_test), a tenth of the samples becomes it.
+    The validation part is a fixed random tenth of the training samples, at most 1,000.
+
+    Args:
+        test: another file for the test part.
+        scaling: what the model wants of the raw numbers.
+        train_samples, test_samples: use only the first so many.
+
+    Raises:
+        DataError: unreadable file, missing arrays, wrong dtypes, NaN, lengths that differ.
+    """
+    scaling = scaling or Scaling()
+    arrays = read(path)
+    x, y = _pick(path, arrays, ("x_train", "y_train"), ("x", "y"))
+    if test is not None:
+        test_x, test_y = _pick(test, read(test), ("x_test", "y_test"), ("x", "y"))
+    elif "x_test" in arrays:
+        test_x, test_y = _pick(path, arrays, ("x_test", "y_test"))
+    else:
+        rest, held = _hold_out(len(x), 1)
+        test_x, test_y, x, y = x[held], y[held], x[rest], y[rest]
+    x, y, test_x, test_y = x[:train_samples], y[:train_samples], test_x[:test_samples], test_y[:test_samples]
+    if len(x) < 2 or len(test_x) < 1:
+        raise DataError(f"{len(x)} training and {len(test_x)} test samples are too few", at=str(path))
+    rest, held = _hold_out(len(x), 0)
+    return Data(
+        Split(x[rest], y[rest], scaling),
+        Split(x[held], y[held], scaling),
+        Split(test_x, test_y, scaling),
+        _digest(scaling, x, y, test_x, test_y),
+    )
+
+
+def load_test(path: str | Path, scaling: Scaling, samples: int | None = None) -> Split:
+    """Only the test part of a file: x_test, y_test if it has them, else x, y."""
+    x, y = _pick(path, read(path), ("x_test", "y_test"), ("x", "y"))
+    return Split(x[:samples], y[:samples], scaling)
+
+
+def read(path: str | Path) -> dict[str, Array]:
+    """All arrays of an npz file; never unpickles.
+
+    Raises:
+        DataError: says what is wrong with the file.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise DataError("there is no such file" if not path.exists() else "is not a file", at=str(path))
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            if not isinstance(file, np.lib.npyio.NpzFile):
+                raise DataError("is no npz file", at=str(path), hint="numpy.savez(path, x_train=..., y_train=...)")
+            return {name: file[name] for name in file.files}
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, MemoryError) as error:
+        raise DataError(
+            f"cannot be read as npz: {error}", at=str(path), hint="numpy.savez(path, x_train=..., y_train=...)"
+        ) from None
+
+
+def _pick(path: str | Path, arrays: dict[str, Array], *pairs: tuple[str, str]) -> tuple[Array, Array]:
+    for name_x, name_y in pairs:
+        if name_x in arrays and name_y in arrays:
+            return _checked(path, name_x, arrays[name_x]), _labels(path, name_y, arrays[name_y], len(arrays[name_x]))
+    wanted = " or ".join(f"{a}, {b}" for a, b in pairs)
+    raise DataError(f"holds {', '.join(arrays) or 'nothing'}, not {wanted}", at=str(path))
+
+
+def _checked(path: str | Path, name: str, x: Array) -> Array:
+    if x.ndim < 2 or x.dtype.kind not in "fiu":
+        raise DataError(f"{name} is {x.dtype}{list(x.shape)}, not numbers [samples, ...]", at=str(path))
+    if x.dtype.kind == "f" and not np.isfinite(x).all():
+        bad = int(np.unique(np.nonzero(~np.isfinite(x))[0]).size)
+        raise DataError(f"{name} has NaN or infinity in {bad} of {len(x)} samples", at=str(path))
+    return x
+
+
+def _labels(path: str | Path, name: str, y: Array, count: int) -> Array:
+    if y.ndim != 1 or len(y) != count:
+        raise DataError(f"{name} has shape {list(y.shape)}, not one label for each of {count} samples", at=str(path))
+    if y.dtype.kind not in "iu" or (len(y) and y.min() < 0):
+        raise DataError(f"{name} is {y.dtype}: labels are class numbers from 0", at=str(path))
+    return y.astype(np.int64)
+
+
+def _hold_out(count: int, stream: int) -> tuple[Array, Array]:
+    """Sorted indices of the rest and of the held-out part; the same for every seed, so that seeds compare."""
+    size = max(1, min(int(count * HELD_OUT), MOST_HELD_OUT))
+    order = np.random.default_rng([stream, count]).permutation(count)
+    return np.sort(order[size:]), np.sort(order[:size])
+
+
+def _digest(scaling: Scaling, *arrays: Array) -> str:
+    total = hashlib.sha256(repr(scaling).encode())
+    for array in arrays:
+        total.update(f"{array.dtype}{array.shape}".encode())
+        total.update(np.ascontiguousarray(array).tobytes())
+    return total.hexdigest()

@@ -1,0 +1,156 @@
+"""What a network costs: synaptic operations, multiply-accumulates, connections, fan-in.
+
+All follow from one count: replace every weight by 1 where a connection exists and by 0 where not, feed each source
+with its number of events, and read how many synaptic events arrive at each neuron.
+
+    SynOps = sum_t sum_l sum_j f_out,j * s_j(t)     (tandem learning eq. 13; sources: spikes)
+    MACs   = sum_l f_in,l * N_l                      (tandem learning eq. 14; sources: one event each)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from snnc.ir import LINEAR, WEIGHTED, Array, Graph, Node, TensorType, attr_ints, roles
+
+from .torch import KERNELS, exact, forward, tensors, to_tensor
+
+Source = Callable[[str, TensorType], Tensor]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Per inference where it is an operation, per network where it is a size.
+
+    Attributes:
+        synops: spike-driven synaptic operations (accumulates), mean over the samples.
+        input_macs: multiply-accumulates of the layers that read the analog input, done once under direct encoding.
+        ann_macs: multiply-accumulates of the teacher.
+        spikes: spikes of all neurons, mean over the samples.
+        rate: spikes per neuron and time step.
+        neurons, weights: spiking neurons; non-zero weights that the graph stores.
+        synapses: physical connections onto neurons, each position of a kernel counted.
+        fan_in: the largest number of connections onto one neuron, by layer.
+    """
+
+    synops: float
+    input_macs: int
+    ann_macs: int
+    spikes: float
+    rate: float
+    neurons: int
+    weights: int
+    synapses: int
+    fan_in: dict[str, int]
+
+    def to_json(self) -> dict[str, object]:
+        """Plain data."""
+        return asdict(self)
+
+
+def measure(graph: Graph, teacher: Graph | None, x: Array, device: str = "cpu") -> Cost:
+    """The cost of a spiking `graph` on samples x [N, ...]."""
+    batch = {next(iter(graph.inputs)): to_tensor(x, device)}
+    with torch.inference_mode(), exact():
+        values = forward(graph, tensors(graph, device), batch, keep=lambda node: node.op == "lif")
+        counts = {n.name: values[n.name].sum(0) for n in graph.nodes if n.op == "lif"}
+    spiking = arriving(graph, lambda name, kind: counts[name] if name in counts else torch.zeros(1, *kind.shape))
+    every = _ones(graph)
+    from_input = arriving(graph, lambda name, kind: torch.full((1, *kind.shape), float(name not in counts)))
+    spikes = sum(float(c.sum()) for c in counts.values()) / len(x)
+    neurons = sum(c[0].numel() for c in counts.values())
+    return Cost(
+        synops=sum(float(v.sum(dtype=torch.float64)) for v in spiking.values()) / len(x),
+        input_macs=int(sum(float(v.sum(dtype=torch.float64)) for v in from_input.values())),
+        ann_macs=0 if teacher is None else int(sum(float(v.sum(dtype=torch.float64)) for v in _ones(teacher).values())),
+        spikes=spikes,
+        rate=spikes / (neurons * graph.steps) if neurons else 0.0,
+        neurons=neurons,
+        weights=sum(int(np.count_nonzero(graph.params[w])) for w in _weights(graph)),
+        synapses=int(sum(float(v.sum(dtype=torch.float64)) for n, v in every.items() if n in counts)),
+        fan_in=fan_in(graph),
+    )
+
+
+def fan_in(graph: Graph) -> dict[str, int]:
+    """The largest number of connections onto one neuron, by layer of neurons (relu or lif)."""
+    return {
+        name: int(v.max()) for name, v in _ones(graph).items() if name in graph and graph[name].op in ("relu", "lif")
+    }
+
+
+def arriving(graph: Graph, source: Source) -> dict[str, Tensor]:
+    """Synaptic events that arrive at every value that is no wiring itself, [N, ...] by node name.
+
+    Args:
+        source: the events that leave a graph input or a non-linear node.
+    """
+    flow = {name: source(name, kind) for name, kind in graph.inputs.items()}
+    synaptic = dict.fromkeys(flow, False)
+    found: dict[str, Tensor] = {}
+    with torch.inference_mode(), exact():
+        for node in graph.nodes:
+            read = graph.values(node)
+            if node.op in LINEAR:
+                flow[node.name] = _events(graph, node, [flow[name] for name in read])
+                crosses = node.op in (*WEIGHTED, "avgpool", "add")
+                synaptic[node.name] = crosses or any(synaptic[name] for name in read)
+            else:
+                if synaptic[read[0]]:
+                    found[node.name] = flow[read[0]]
+                flow[node.name], synaptic[node.name] = source(node.name, node.type), False
+        for user, name in graph.outputs.items():
+            if synaptic[name]:
+                found[f"output {user}"] = flow[name]
+    return found
+
+
+def multiplicity(graph: Graph, name: str) -> int:
+    """How many spikes can reach one element of the value `name` at a time: 1, or more behind pooling."""
+    if name in graph.inputs or graph[name].op not in LINEAR:
+        return 1
+    node = graph[name]
+    with torch.inference_mode():
+        made = _events(
+            graph,
+            node,
+            [torch.full((1, *graph.type(n).shape), float(multiplicity(graph, n))) for n in graph.values(node)],
+        )
+    return int(made.max())
+
+
+def _one(name: str, kind: TensorType) -> Tensor:
+    return torch.ones(1, *kind.shape)
+
+
+def _ones(graph: Graph) -> dict[str, Tensor]:
+    return arriving(graph, _one)
+
+
+def _weights(graph: Graph) -> list[str]:
+    return [roles(n, graph.params)[first_role(n)] for n in graph.nodes if n.op in WEIGHTED]
+
+
+def first_role(node: Node) -> str:
+    """The role of the param that holds the synaptic weights."""
+    return "factor" if node.op == "scale" else "weight"
+
+
+def _events(graph: Graph, node: Node, inputs: list[Tensor]) -> Tensor:
+    if node.op == "avgpool":
+        window = attr_ints(node, "kernel")
+        inside = Node(node.name, node.op, node.inputs, {**node.attrs, "count_include_pad": 1}, node.origin, node.type)
+        return KERNELS["avgpool"](inside, inputs, {}) * float(np.prod(window))
+    params = {}
+    if node.op in WEIGHTED:
+        name = roles(node, graph.params)[first_role(node)]
+        constraint = graph.constraints.get(name)
+        exists = graph.params[name] != 0 if constraint is None or constraint.mask is None else constraint.mask
+        params = {first_role(node): torch.tensor(exists, dtype=torch.float32)}
+    longest = max(len(value) for value in inputs)
+    return KERNELS[node.op](node, [v.expand(longest, *v.shape[1:]) for v in inputs], params)

@@ -1,0 +1,49 @@
+"""How good a graph is: accuracy, and each layer's error against the teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+
+from snnc.ir import Array, Graph
+
+from .torch import exact, forward, per_channel, tensors, to_tensor
+
+LAYER_SAMPLES = 64
+"""Samples that the layers' errors are measured on."""
+
+
+def accuracy(scores: Array, labels: Array) -> float:
+    """Share of samples [N, classes] whose largest score is their label [N]."""
+    return float((scores.argmax(axis=1) == labels).mean())
+
+
+def activations(
+    graph: Graph, x: Mapping[str, torch.Tensor], params: Mapping[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """By node name: the activation of every relu, and count * theta of every layer of neurons, [N, ...]."""
+    found = {}
+    values = forward(graph, params, x, keep=lambda node: node.op in ("relu", "lif"))
+    for node in graph.nodes:
+        if node.op == "relu":
+            found[node.name] = values[node.name]
+        elif node.op == "lif":
+            theta = per_channel(params[node.inputs[2]], len(node.type.shape))
+            found[node.name] = values[node.name].sum(0) * theta
+    return found
+
+
+def layer_errors(graph: Graph, teacher: Graph, x: Array, device: str = "cpu") -> dict[str, float]:
+    """||a - a_teacher|| / ||a_teacher|| by layer, for the layers that the teacher has by the same name and shape."""
+    name = next(iter(graph.inputs))
+    batch = {name: to_tensor(x[:LAYER_SAMPLES], device)}
+    with torch.inference_mode(), exact():
+        ours = activations(graph, batch, tensors(graph, device))
+        theirs = activations(teacher, batch, tensors(teacher, device))
+    found = {}
+    for layer, value in ours.items():
+        if layer in theirs and theirs[layer].shape == value.shape:
+            norm = float(theirs[layer].norm())
+            found[layer] = float((value - theirs[layer]).norm()) / norm if norm else 0.0
+    return found

@@ -1,0 +1,151 @@
+"""The oracle: numpy, float64, one time step after the other, written to be read.
+
+Runs a graph of any stage. With integer weights, thresholds and inputs every sum is exact, so that any other
+executor must agree with it spike for spike.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+
+from snnc.ir import Array, Graph, Node, attr_ints, roles
+
+from .neurons import membrane
+
+Params = dict[str, Array]
+
+
+def run(graph: Graph, x: Mapping[str, Array], record: dict[str, Array] | None = None) -> dict[str, Array]:
+    """The outputs of `graph` by the user's output names.
+
+    Args:
+        x: input arrays [N, ...] by input name.
+        record: when given, filled with every value: analog [N, ...], currents and spikes [T, N, ...].
+    """
+    values: dict[str, Array] = {name: np.asarray(array, np.float64) for name, array in x.items()}
+    for node in graph.nodes:
+        values[node.name] = _evaluate(graph, node, [values[name] for name in graph.values(node)])
+    if record is not None:
+        record.update(values)
+    return {user: values[name] for user, name in graph.outputs.items()}
+
+
+def _evaluate(graph: Graph, node: Node, inputs: list[Array]) -> Array:
+    params = {role: graph.params[name].astype(np.float64) for role, name in roles(node, graph.params).items()}
+    if node.op == "encode":
+        return _encode(node, inputs[0], graph.steps)
+    if node.op == "decode":
+        return np.asarray(inputs[0].sum(axis=0))
+    if node.op == "lif":
+        return _lif(node, inputs[0], params)
+    if node.type.kind == "analog":
+        return _biased(node, KERNELS[node.op](node, inputs, params), params)
+    made = []
+    for t in range(graph.steps):
+        current = KERNELS[node.op](node, [value[t] for value in inputs], params)
+        charged = t == 0 or node.attrs.get("bias_at") == "per-step"
+        made.append(_biased(node, current, params) if charged else current)
+    return np.stack(made)
+
+
+def _biased(node: Node, value: Array, params: Params) -> Array:
+    return value + per_channel(params["bias"], value.ndim - 1) if "bias" in params else value
+
+
+def per_channel(param: Array, rank: int) -> Array:
+    """A param that is a scalar, [C] or the whole shape, made broadcastable to [N, C, ...] of rank + 1 axes."""
+    return param.reshape(-1, *[1] * (rank - 1)) if param.ndim == 1 and rank > 1 else param
+
+
+def _encode(node: Node, x: Array, steps: int) -> Array:
+    if node.attrs["code"] == "direct":
+        return np.repeat((x / steps)[None], steps, axis=0)
+    return np.concatenate([x[None], np.zeros((steps - 1, *x.shape))])
+
+
+def _lif(node: Node, current: Array, params: Params) -> Array:
+    rank = current.ndim - 2
+    alpha, theta, u0 = (per_channel(params[name], rank) for name in ("alpha", "theta", "u0"))
+    u, s = np.broadcast_to(u0, current.shape[1:]), np.zeros(current.shape[1:])
+    spikes = np.empty_like(current)
+    for t, charge in enumerate(current):
+        u = membrane(u, s, charge, alpha, theta, str(node.attrs["reset"]))
+        s = (u >= theta).astype(np.float64)
+        spikes[t] = s
+    return spikes
+
+
+def _windows(node: Node, x: Array, kernel: tuple[int, int], fill: float = 0.0) -> Array:
+    """All windows of an image: [N,C,H,W] -> [N,C,H',W',kh,kw]."""
+    top, left, bottom, right = attr_ints(node, "pads")
+    (sh, sw), (dh, dw) = attr_ints(node, "strides"), attr_ints(node, "dilations")
+    padded = np.pad(x, ((0, 0), (0, 0), (top, bottom), (left, right)), constant_values=fill)
+    span = (dh * (kernel[0] - 1) + 1, dw * (kernel[1] - 1) + 1)
+    return sliding_window_view(padded, span, axis=(2, 3))[:, :, ::sh, ::sw, ::dh, ::dw]
+
+
+def _grouped(node: Node, x: Array, weight: Array) -> Array:
+    windows = _windows(node, x, (weight.shape[-2], weight.shape[-1]))
+    group = int(str(node.attrs["group"]))
+    n, _, high, wide, *kernel = windows.shape
+    return windows.reshape(n, group, -1, high, wide, *kernel)
+
+
+def _conv(node: Node, x: list[Array], p: Params) -> Array:
+    windows = _grouped(node, x[0], p["weight"])
+    weight = p["weight"].reshape(windows.shape[1], -1, *p["weight"].shape[1:])
+    made = np.einsum("ngchwij,gocij->ngohw", windows, weight, optimize=True)
+    return np.asarray(made.reshape(made.shape[0], -1, *made.shape[3:]))
+
+
+def _local(node: Node, x: list[Array], p: Params) -> Array:
+    windows = _grouped(node, x[0], p["weight"])
+    weight = p["weight"].reshape(windows.shape[1], -1, *p["weight"].shape[1:])
+    made = np.einsum("ngchwij,gohwcij->ngohw", windows, weight, optimize=True)
+    return np.asarray(made.reshape(made.shape[0], -1, *made.shape[3:]))
+
+
+def _avgpool(node: Node, x: list[Array], p: Params) -> Array:
+    kernel = attr_ints(node, "kernel")
+    total = _windows(node, x[0], (kernel[0], kernel[1])).sum(axis=(-2, -1))
+    if node.attrs["count_include_pad"]:
+        return np.asarray(total / math.prod(kernel))
+    return np.asarray(total / _windows(node, np.ones_like(x[0]), (kernel[0], kernel[1])).sum(axis=(-2, -1)))
+
+
+def _maxpool(node: Node, x: list[Array], p: Params) -> Array:
+    kernel = attr_ints(node, "kernel")
+    return np.asarray(_windows(node, x[0], (kernel[0], kernel[1]), fill=-np.inf).max(axis=(-2, -1)))
+
+
+def _batchnorm(node: Node, x: list[Array], p: Params) -> Array:
+    gamma, beta, mean, var = (per_channel(p[name], x[0].ndim - 1) for name in ("gamma", "beta", "mean", "var"))
+    return np.asarray(gamma * (x[0] - mean) / np.sqrt(var + float(str(node.attrs["epsilon"]))) + beta)
+
+
+def _logsoftmax(node: Node, x: list[Array], p: Params) -> Array:
+    axis = int(str(node.attrs["axis"])) + 1
+    shifted = x[0] - x[0].max(axis=axis, keepdims=True)
+    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=axis, keepdims=True)))
+
+
+KERNELS: Mapping[str, Callable[[Node, list[Array], Params], Array]] = {
+    "conv": _conv,
+    "local": _local,
+    "dense": lambda node, x, p: x[0] @ p["weight"].T,
+    "scale": lambda node, x, p: x[0] * per_channel(p["factor"], x[0].ndim - 1),
+    "avgpool": _avgpool,
+    "add": lambda node, x, p: np.asarray(sum(x)),
+    "concat": lambda node, x, p: np.concatenate(x, axis=int(str(node.attrs["axis"])) + 1),
+    "reshape": lambda node, x, p: x[0].reshape(len(x[0]), *attr_ints(node, "shape")),
+    "batchnorm": _batchnorm,
+    "relu": lambda node, x, p: np.clip(x[0], 0, float(str(node.attrs.get("max", math.inf)))),
+    "maxpool": _maxpool,
+    "softmax": lambda node, x, p: np.exp(_logsoftmax(node, x, p)),
+    "logsoftmax": _logsoftmax,
+}
+"""What each op computes per sample; linear ops without their bias."""

@@ -1,0 +1,133 @@
+"""The step-by-step executor: all layers advance together by one time step, with O(1) memory in T.
+
+It shares the kernels and the neuron of `snnc.sim.torch`; a chip steps its network with it, adds its noise through
+`disturb`, and learns between two steps from what it can see.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from snnc.errors import GraphError
+from snnc.ir import Graph, Node, roles
+
+from .neurons import membrane
+from .torch import KERNELS, Tensors, biased, encode, per_channel
+
+Disturb = Callable[[Node, Tensor], Tensor]
+
+
+class Stepper:
+    """The running state of one network on one batch.
+
+    Attributes:
+        values: every value at the present step [N, ...]; analog ones once they are known.
+        potential: U[t] by lif node.
+        count: C[t], the spikes so far, by lif node.
+        t: steps done.
+    """
+
+    def __init__(self, graph: Graph, params: Tensors, x: Tensors, disturb: Mapping[str, Disturb] | None = None) -> None:
+        """Set the inputs and go to t = 0.
+
+        Args:
+            disturb: by `current` and `spikes`: what happens to a neuron's input and to its output at every step.
+        """
+        self.graph, self.params, self.disturb = graph, params, dict(disturb or {})
+        self.values: dict[str, Tensor] = dict(x)
+        self.potential: dict[str, Tensor] = {}
+        self.count: dict[str, Tensor] = {}
+        self.t = 0
+        self._trains: dict[str, Tensor] = {}
+        self._still: set[str] = set()
+        self._head = _readout(graph)
+        for node in graph.nodes:
+            self._prepare(node)
+
+    def _prepare(self, node: Node) -> None:
+        """Analog values before the first encoding, currents that stay the same, and the neurons' start."""
+        read = self.graph.values(node)
+        if node.op == "encode":
+            self._trains[node.name] = encode(node, self.values[read[0]], self.graph.steps)
+            if len(self._trains[node.name]) == 1:
+                self.values[node.name] = self._trains[node.name][0]
+                self._still.add(node.name)
+        elif node.op == "lif":
+            shape = (self._batch(), *node.type.shape)
+            u0 = per_channel(self._own(node)["u0"], len(node.type.shape))
+            self.potential[node.name] = u0.expand(shape)
+            self.values[node.name] = self.count[node.name] = torch.zeros(shape, device=u0.device)
+        elif node.op == "decode":
+            self.values[node.name] = torch.zeros((self._batch(), *node.type.shape), device=self._device())
+        elif node.type.kind == "analog" and node.name not in self._head:
+            self.values[node.name] = self._compute(node)
+        elif node.attrs.get("bias_at") != "first-step" and read and set(read) <= self._still:
+            self.values[node.name] = self._compute(node)
+            self._still.add(node.name)
+
+    def step(self) -> None:
+        """Advance every layer by one time step."""
+        self.t += 1
+        for node in self.graph.nodes:
+            if node.name in self._still or node.name in self._head:
+                continue
+            read = self.graph.values(node)
+            if node.op == "encode":
+                self.values[node.name] = self._trains[node.name][self.t - 1]
+            elif node.op == "decode":
+                self.values[node.name] = self.values[node.name] + self.values[read[0]]
+            elif node.op == "lif":
+                self._fire(node, self.values[read[0]])
+            elif node.type.kind != "analog":
+                self.values[node.name] = self._compute(node)
+
+    def outputs(self) -> dict[str, Tensor]:
+        """The outputs by the user's names, from what was decoded so far."""
+        for node in self.graph.nodes:
+            if node.name in self._head and node.op != "decode":
+                self.values[node.name] = self._compute(node)
+        return {user: self.values[name] for user, name in self.graph.outputs.items()}
+
+    def _fire(self, node: Node, current: Tensor) -> None:
+        if "current" in self.disturb:
+            current = self.disturb["current"](node, current)
+        own, rank = self._own(node), len(node.type.shape)
+        alpha, theta = per_channel(own["alpha"], rank), per_channel(own["theta"], rank)
+        u = membrane(self.potential[node.name], self.values[node.name], current, alpha, theta, str(node.attrs["reset"]))
+        spikes = (u >= theta).to(u.dtype)
+        if "spikes" in self.disturb:
+            spikes = self.disturb["spikes"](node, spikes)
+        self.potential[node.name], self.values[node.name] = u, spikes
+        self.count[node.name] = self.count[node.name] + spikes
+
+    def _compute(self, node: Node) -> Tensor:
+        own = self._own(node)
+        made = KERNELS[node.op](node, [self.values[name] for name in self.graph.values(node)], own)
+        charged = node.type.kind == "analog" or node.attrs.get("bias_at") == "per-step" or self.t == 1
+        return biased(node, made, own) if charged else made
+
+    def _own(self, node: Node) -> dict[str, Tensor]:
+        return {role: self.params[name] for role, name in roles(node, self.graph.params).items()}
+
+    def _batch(self) -> int:
+        return len(self.values[next(iter(self.graph.inputs))])
+
+    def _device(self) -> torch.device:
+        return self.values[next(iter(self.graph.inputs))].device
+
+
+def _readout(graph: Graph) -> set[str]:
+    """The analog nodes behind a decode: they wait for the last step."""
+    found: set[str] = set()
+    for node in graph.nodes:
+        before = [graph[name] for name in graph.values(node) if name in graph]
+        if any(b.op == "decode" or b.name in found for b in before):
+            if node.op == "encode":
+                raise GraphError(
+                    "spikes behind a read-out cannot run step by step with the layers before it", at=node.at
+                )
+            found.add(node.name)
+    return found

@@ -1,0 +1,231 @@
+"""The differentiable executor: torch, CPU or CUDA, time folded into the batch.
+
+Layer by layer over all T steps: linear ops run once on [T*N, ...], only the neurons loop over time. A value that is
+the same at every step (the image, and the first layer's current under direct encoding) is held once, with a time
+axis of length 1.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812 (torch's own name for it)
+from torch import Tensor
+
+from snnc.ir import Array, Graph, Node, attr_ints, roles
+
+from .neurons import membrane, spike
+
+Tensors = Mapping[str, Tensor]
+CHUNK = 256
+"""Samples that run at once in `run`."""
+
+
+@contextmanager
+def exact() -> Iterator[None]:
+    """No Winograd, FFT or TF32 convolution inside: integer-valued sums below 2**24 stay exact in float32."""
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    try:
+        with torch.backends.nnpack.flags(enabled=False):
+            yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+
+
+def tensors(graph: Graph, device: str = "cpu") -> dict[str, Tensor]:
+    """The graph's params as tensors on `device` (copies: the graph's own arrays are write-protected)."""
+    return {name: torch.tensor(array, device=device) for name, array in graph.params.items()}
+
+
+def run(graph: Graph, x: Mapping[str, Array], device: str = "cpu", chunk: int = CHUNK) -> dict[str, Array]:
+    """The outputs of `graph` by the user's output names, without gradients.
+
+    Args:
+        x: input arrays [N, ...] by input name.
+        chunk: samples at a time; bounds the memory.
+    """
+    params = tensors(graph, device)
+    count = len(next(iter(x.values())))
+    parts: dict[str, list[Array]] = {user: [] for user in graph.outputs}
+    with torch.inference_mode(), exact():
+        for start in range(0, count, chunk):
+            batch = {name: to_tensor(array[start : start + chunk], device) for name, array in x.items()}
+            values = forward(graph, params, batch, keep=lambda node: False)
+            for user, name in graph.outputs.items():
+                parts[user].append(values[name].cpu().numpy())
+    return {user: np.concatenate(found) for user, found in parts.items()}
+
+
+def to_tensor(array: Array, device: str = "cpu") -> Tensor:
+    """A float32 tensor on `device`."""
+    return torch.as_tensor(array, device=device).to(torch.float32)
+
+
+def forward(
+    graph: Graph,
+    params: Tensors,
+    x: Tensors,
+    *,
+    width: float = 1.0,
+    detach: bool = False,
+    keep: Callable[[Node], bool] | None = None,
+) -> dict[str, Tensor]:
+    """Run `graph` on tensors, differentiable in `params`: every value, analog [N, ...], time-stepped [T or 1, N, ...].
+
+    Args:
+        params: by param name; may require gradients.
+        x: inputs [N, ...] by input name.
+        width: the boxcar's width relative to theta (LTL eq. 8).
+        detach: layers learn alone: what a layer of neurons hands on carries no gradient (LTL, section 2.2).
+            What is given back are the undetached spikes.
+        keep: which values to give back besides the outputs; all by default.
+    """
+    values: dict[str, Tensor] = dict(x)
+    handed: dict[str, Tensor] = dict(x)
+    last = {name: node.name for node in graph.nodes for name in graph.values(node)}
+    outputs = set(graph.outputs.values())
+    for node in graph.nodes:
+        read = graph.values(node)
+        own = {role: params[name] for role, name in roles(node, graph.params).items()}
+        made = _evaluate(node, [handed[name] for name in read], own, graph.steps, width)
+        values[node.name] = made
+        handed[node.name] = made.detach() if detach and node.op == "lif" else made
+        for name in read:
+            if last[name] == node.name:
+                del handed[name]
+                if keep is not None and name not in outputs and name in graph and not keep(graph[name]):
+                    del values[name]
+    return values
+
+
+def _evaluate(node: Node, inputs: list[Tensor], params: Tensors, steps: int, width: float) -> Tensor:
+    if node.op == "encode":
+        return encode(node, inputs[0], steps)
+    if node.op == "decode":
+        return inputs[0].sum(0) if len(inputs[0]) == steps else inputs[0][0] * steps
+    if node.op == "lif":
+        return _lif(node, inputs[0], params, steps, width)
+    if node.type.kind == "analog":
+        return biased(node, KERNELS[node.op](node, inputs, params), params)
+    long = max(len(value) for value in inputs)
+    flat = [value.expand(long, *value.shape[1:]).flatten(0, 1) for value in inputs]
+    made = KERNELS[node.op](node, flat, params).reshape(long, -1, *node.type.shape)
+    if "bias" not in params or node.attrs.get("bias_at") == "per-step":
+        return biased(node, made, params)
+    rest = made[1:] if long > 1 else made.expand(steps, *made.shape[1:])[1:]
+    return torch.cat([biased(node, made[:1], params), rest])
+
+
+def biased(node: Node, value: Tensor, params: Tensors) -> Tensor:
+    """`value` [..., C, ...] plus the op's bias, if it has one."""
+    return value + per_channel(params["bias"], len(node.type.shape)) if "bias" in params else value
+
+
+def per_channel(param: Tensor, rank: int) -> Tensor:
+    """A param that is a scalar, [C] or the whole shape, made broadcastable to [..., C, ...] of `rank` axes."""
+    return param.reshape(-1, *[1] * (rank - 1)) if param.ndim == 1 and rank > 1 else param
+
+
+def encode(node: Node, x: Tensor, steps: int) -> Tensor:
+    """The current an input makes: [1, N, ...] if it is constant, else [T, N, ...]."""
+    if node.attrs["code"] == "direct":
+        return (x / steps)[None]
+    return torch.cat([x[None], x.new_zeros(steps - 1, *x.shape)])
+
+
+def _lif(node: Node, current: Tensor, params: Tensors, steps: int, width: float) -> Tensor:
+    rank, reset = current.ndim - 2, str(node.attrs["reset"])
+    alpha, theta, u0 = (per_channel(params[name], rank) for name in ("alpha", "theta", "u0"))
+    u, s = u0.expand(current.shape[1:]), torch.zeros_like(current[0])
+    spikes = []
+    for t in range(steps):
+        u = membrane(u, s, current[t if len(current) > 1 else 0], alpha, theta, reset)
+        s = spike(u, theta, width)
+        spikes.append(s)
+    return torch.stack(spikes)
+
+
+def _padded(node: Node, x: Tensor, fill: float = 0.0) -> tuple[Tensor, tuple[int, int]]:
+    """Symmetric pads are left to torch's own kernels; others are made here."""
+    top, left, bottom, right = attr_ints(node, "pads")
+    if (top, left) == (bottom, right):
+        return x, (top, left)
+    return F.pad(x, (left, right, top, bottom), value=fill), (0, 0)
+
+
+def _conv(node: Node, x: list[Tensor], p: Tensors) -> Tensor:
+    image, pads = _padded(node, x[0])
+    group = int(str(node.attrs["group"]))
+    return F.conv2d(image, p["weight"], None, attr_ints(node, "strides"), pads, attr_ints(node, "dilations"), group)
+
+
+def unfold(node: Node, x: Tensor, kernel: tuple[int, int]) -> Tensor:
+    """All windows of an image in the order of the groups: [N,C,H,W] -> [group, positions, N, C/group*kh*kw]."""
+    image, pads = _padded(node, x)
+    columns = F.unfold(image, kernel, attr_ints(node, "dilations"), pads, attr_ints(node, "strides"))
+    group = int(str(node.attrs["group"]))
+    return columns.reshape(len(x), group, -1, columns.shape[-1]).permute(1, 3, 0, 2)
+
+
+def _local(node: Node, x: list[Tensor], p: Tensors) -> Tensor:
+    weight = p["weight"]
+    out, high, wide, _, *kernel = weight.shape
+    windows = unfold(node, x[0], (kernel[0], kernel[1]))
+    group = len(windows)
+    rows = weight.reshape(group, out // group, high * wide, -1).permute(0, 2, 3, 1)
+    made = windows @ rows
+    return made.permute(2, 0, 3, 1).reshape(len(x[0]), out, high, wide)
+
+
+def _avgpool(node: Node, x: list[Tensor], p: Tensors) -> Tensor:
+    top, left, bottom, right = attr_ints(node, "pads")
+    total = _window_sum(node, F.pad(x[0], (left, right, top, bottom)))
+    if node.attrs["count_include_pad"] or not any(attr_ints(node, "pads")):
+        return total / math.prod(attr_ints(node, "kernel"))
+    return total / _window_sum(node, F.pad(torch.ones_like(x[0][:1, :1]), (left, right, top, bottom)))
+
+
+def _window_sum(node: Node, image: Tensor) -> Tensor:
+    kernel, strides, dilations = (attr_ints(node, name) for name in ("kernel", "strides", "dilations"))
+    if dilations == (1, 1):
+        return F.avg_pool2d(image, kernel, strides, divisor_override=1)
+    ones = image.new_ones(image.shape[1], 1, *kernel)
+    return F.conv2d(image, ones, None, strides, 0, dilations, image.shape[1])
+
+
+def _maxpool(node: Node, x: list[Tensor], p: Tensors) -> Tensor:
+    top, left, bottom, right = attr_ints(node, "pads")
+    image = F.pad(x[0], (left, right, top, bottom), value=-torch.inf)
+    return F.max_pool2d(image, attr_ints(node, "kernel"), attr_ints(node, "strides"), 0, attr_ints(node, "dilations"))
+
+
+def _batchnorm(node: Node, x: list[Tensor], p: Tensors) -> Tensor:
+    gamma, beta, mean, var = (per_channel(p[name], x[0].ndim - 1) for name in ("gamma", "beta", "mean", "var"))
+    return gamma * (x[0] - mean) / torch.sqrt(var + float(str(node.attrs["epsilon"]))) + beta
+
+
+def _axis(node: Node) -> int:
+    return int(str(node.attrs["axis"])) + 1
+
+
+KERNELS: Mapping[str, Callable[[Node, list[Tensor], Tensors], Tensor]] = {
+    "conv": _conv,
+    "local": _local,
+    "dense": lambda node, x, p: x[0] @ p["weight"].T,
+    "scale": lambda node, x, p: x[0] * per_channel(p["factor"], x[0].ndim - 1),
+    "avgpool": _avgpool,
+    "add": lambda node, x, p: torch.stack(x).sum(0) if len(x) > 2 else x[0] + x[1],
+    "concat": lambda node, x, p: torch.cat(x, _axis(node)),
+    "reshape": lambda node, x, p: x[0].reshape(len(x[0]), *attr_ints(node, "shape")),
+    "batchnorm": _batchnorm,
+    "relu": lambda node, x, p: x[0].clamp(0, float(str(node.attrs.get("max", float("inf"))))),
+    "maxpool": _maxpool,
+    "softmax": lambda node, x, p: torch.softmax(x[0], _axis(node)),
+    "logsoftmax": lambda node, x, p: torch.log_softmax(x[0], _axis(node)),
+}
+"""What each op computes per sample; linear ops without their bias."""

@@ -1,0 +1,143 @@
+"""A programmed device: it runs, and it repairs itself by online LTL with targets that the host computes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from snnc.artifact import Bundle, canonical, pack, unpack
+from snnc.data import Data, Split
+from snnc.errors import ArtifactError, TargetError
+from snnc.ir import Array, Graph
+from snnc.pipeline import Progress, silent, single
+from snnc.report import Ledger, Row
+from snnc.sim.judge import accuracy
+from snnc.sim.torch import exact, to_tensor
+from snnc.target import Artifact, Chip
+from snnc.train.ltl import Targets
+
+from .device import Device
+from .learning import LearningBlock, Rule
+from .place import place
+
+if TYPE_CHECKING:
+    from . import DynapSim
+
+CHUNK = 128
+"""Samples that run at once."""
+
+
+class DynapChip(Chip):
+    """One device with one network.
+
+    Attributes:
+        target, artifact: what was programmed.
+        device: its parts.
+    """
+
+    def __init__(
+        self, target: DynapSim, artifact: Artifact, seed: int, state: Bundle | None = None, device: str = "cpu"
+    ) -> None:
+        """Draw the device `seed` and program it, with what an earlier calibration stored if there is a `state`.
+
+        Raises:
+            ArtifactError: the state belongs to another device or another network.
+        """
+        if seed < 0:
+            raise TargetError(f"a chip's seed is a number from 0, not {seed}")
+        self.target, self.artifact, self.seed = target, artifact, seed
+        self.graph = place(artifact.graph)
+        self.device = Device(self.graph, seed, target.mismatch, target.thermal, target.silencing, device)
+        warm_up = min(int(target.warm_up * self.graph.steps), self.graph.steps - 1)
+        rule = Rule(target.rate, target.width, warm_up, target.guard_bits)
+        self.block = LearningBlock(self.device, rule, seed)
+        self._on, self._epochs = device, 0
+        if state is not None:
+            self._restore(state)
+
+    def run(self, x: Array, progress: Progress = silent) -> dict[str, Array]:
+        name, kind = next(iter(self.graph.inputs.items()))
+        if x.ndim < 1 or x.shape[1:] != kind.shape:
+            raise TargetError(f"input '{name}' takes samples of shape {list(kind.shape)}, not {list(x.shape[1:])}")
+        parts: dict[str, list[Array]] = {user: [] for user in self.graph.outputs}
+        with torch.inference_mode(), exact():
+            for at in range(0, len(x), CHUNK):
+                progress(f"chip {self.seed} runs", at, len(x))
+                stepper = self.device.stepper({name: to_tensor(x[at : at + CHUNK], self._on)}, at // CHUNK)
+                for _ in range(self.graph.steps):
+                    stepper.step()
+                for user, value in stepper.outputs().items():
+                    parts[user].append(value.cpu().numpy())
+        return {user: np.concatenate(found) for user, found in parts.items()}
+
+    def calibrate(self, data: Data, epochs: int = 1, progress: Progress = silent) -> Ledger:
+        data.check(self.artifact.graph)
+        ledger = Ledger([self._judged("before", data.validation)])
+        for epoch in range(1, epochs + 1):
+            start, before = time.perf_counter(), self.block.writes
+            self._epoch(data.train, progress)
+            cells = sum(r.stored.numel() for r in self.block.registers.values())
+            notes = (f"{(self.block.writes - before) / cells:.1f} writes per cell",)
+            ledger.add(self._judged(f"epoch {epoch}", data.validation, notes, time.perf_counter() - start))
+        return ledger
+
+    def state(self) -> Bundle:
+        stored = {name: r.stored.cpu().numpy() for name, r in self.block.registers.items()}
+        about = {"seed": self.seed, "epochs": self._epochs, "artifact": self.artifact.digest}
+        return Bundle("chip", {"state.safetensors": pack(stored), "chip.json": canonical(about)}, about)
+
+    def _restore(self, state: Bundle) -> None:
+        about = state.json("chip.json")
+        if about.get("seed") != self.seed or about.get("artifact") != self.artifact.digest:
+            raise ArtifactError(
+                f"the state is of chip {about.get('seed')} with artifact {str(about.get('artifact'))[:12]}, "
+                f"this is chip {self.seed} with {self.artifact.digest[:12]}"
+            )
+        stored = unpack(state, "state.safetensors")
+        for name, register in self.block.registers.items():
+            if name not in stored or stored[name].shape != tuple(register.stored.shape):
+                raise ArtifactError(f"the state has no fitting '{name}'")
+            register.stored = torch.tensor(stored[name], dtype=torch.int32, device=self._on)
+            self.device.nominal[name] = register.nominal()
+        self._epochs = int(about["epochs"])
+
+    def _epoch(self, split: Split, progress: Progress) -> None:
+        self._epochs += 1
+        name = next(iter(self.graph.inputs))
+        targets = Targets(self.artifact.graph, _teacher(self.artifact), self._on)
+        with torch.inference_mode(), exact():
+            for i, (x, wanted) in enumerate(self._pipelined(split, targets)):
+                progress(f"chip {self.seed} calibrates", i * self.target.batch, len(split))
+                self.block.learn(self.device.stepper({name: x}, -self._epochs * 10**6 - i), wanted)
+
+    def _pipelined(self, split: Split, targets: Targets) -> Iterator[tuple[torch.Tensor, dict[str, torch.Tensor]]]:
+        """Batches and their targets; the host computes those of batch i+1 while the chip learns batch i."""
+        order = np.random.default_rng([self.seed, self._epochs]).permutation(len(split))
+        batches = [order[at : at + self.target.batch] for at in range(0, len(order), self.target.batch)]
+
+        def prepare(index: Array) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+            x = to_tensor(split.x(index), self._on)
+            return x, targets(x)
+
+        with ThreadPoolExecutor(1) as host:
+            coming = host.submit(prepare, batches[0])
+            for following in [*batches[1:], None]:
+                ready = coming.result()
+                if following is not None:
+                    coming = host.submit(prepare, following)
+                yield ready
+
+    def _judged(self, step: str, split: Split, notes: tuple[str, ...] = (), seconds: float = 0.0) -> Row:
+        share = accuracy(single(self.run(split.x())), split.labels)
+        return Row(step, share, "validation", self.graph.stage, len(self.graph.nodes), {}, notes, True, seconds)
+
+
+def _teacher(artifact: Artifact) -> Graph:
+    if artifact.graph.teacher is None:
+        raise TargetError("the artifact holds no teacher to learn from")
+    return artifact.graph.teacher

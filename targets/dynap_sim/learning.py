@@ -1,0 +1,149 @@
+r"""The learning block: online local tandem learning on the chip (LTL eq. 9 to 11).
+
+At every step t behind the warm-up each neuron i compares its running rate with its target r from the host's ANN:
+
+    zeta_i[t] = -(2/t) * (r_i - C_i[t] / t)                       (eq. 11)
+    dL/dw_ij  = zeta_i[t] * boxcar(U_i[t]) * S_j[t]                (eq. 10, spikes of the same step)
+
+All of it is local: spike count, target, a window comparator on the potential, the presynaptic spike. Nothing is kept
+from step to step but the counts and one sum per synapse, so memory does not grow with T; no gradient is traced.
+Weights are written once per batch, in units of theta as in the offline rule:
+
+    w <- w - rate * theta / width * mean over the batch of the sum over t of zeta * [|U - theta| < p/2] * S
+
+Each synapse stores an integer: its level and `guard_bits` more that collect small updates; updates are rounded to it
+stochastically, and the synapse conducts the rounded level. Biases are set in the steps of the bias generator.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from snnc.ir import Graph, Node, roles
+from snnc.sim.neurons import boxcar
+from snnc.sim.stepper import Stepper
+from snnc.sim.torch import unfold
+
+from .device import Device
+from .place import FINE
+
+
+@dataclass(frozen=True)
+class Rule:
+    """The settings of the learning block: learning rate, window p / theta, warm-up steps, guard bits."""
+
+    rate: float
+    width: float
+    warm_up: int
+    guard_bits: int
+
+
+class Register:
+    """The stored integers of one param, and how they become what the part is set to.
+
+    Attributes:
+        stored: int32, in steps of `step`.
+    """
+
+    def __init__(self, graph: Graph, name: str, nominal: Tensor, guard_bits: int) -> None:
+        constraint = graph.constraints.get(name)
+        self.mask: Tensor | None = None
+        if constraint is None or constraint.scale is None:
+            self.guard, self.top = 1, 2**30
+            self.unit = torch.full((), 1 / FINE, device=nominal.device)
+        else:
+            self.guard, self.top = 2**guard_bits, constraint.top_level * 2**guard_bits
+            self.unit = torch.tensor(constraint.scale, device=nominal.device)
+            if constraint.mask is not None:
+                self.mask = torch.tensor(constraint.mask, device=nominal.device)
+        self.stored = (nominal / self.unit * self.guard).round().to(torch.int32)
+
+    def write(self, change: Tensor, noise: torch.Generator) -> int:
+        """Add a change (in the units of the param), rounded stochastically; gives back how many cells changed."""
+        steps = change / self.unit * self.guard
+        if self.mask is not None:
+            steps = steps * self.mask
+        whole = (steps + torch.rand(steps.shape, generator=noise, device=steps.device)).floor()
+        new = (self.stored + whole.to(torch.int32)).clamp(-self.top, self.top)
+        if self.mask is not None:
+            new = new * self.mask
+        written = int((new != self.stored).sum())
+        self.stored = new.to(torch.int32)
+        return written
+
+    def nominal(self) -> Tensor:
+        """What the part is set to: the nearest level."""
+        return (self.stored / self.guard).round() * self.unit
+
+
+class LearningBlock:
+    """Collects the updates of one batch, then writes them."""
+
+    def __init__(self, device: Device, rule: Rule, seed: int) -> None:
+        self.device, self.rule = device, rule
+        self.registers: dict[str, Register] = {}
+        self.writes = 0
+        self._noise = torch.Generator(next(iter(device.nominal.values())).device).manual_seed(seed)
+        self._synapses: dict[str, list[tuple[Node, float]]] = {}
+        for neuron in [n for n in device.graph.nodes if n.op == "lif"]:
+            self._synapses[neuron.name] = list(_plastic(device.graph, device.graph.values(neuron)[0]))
+            for node, _ in self._synapses[neuron.name]:
+                for name in roles(node, device.graph.params).values():
+                    self.registers[name] = Register(device.graph, name, device.nominal[name], rule.guard_bits)
+
+    def learn(self, stepper: Stepper, targets: Mapping[str, Tensor]) -> None:
+        """Run the batch to its end, learning towards the target rates [N, ...] of every layer, and write."""
+        graph = self.device.graph
+        sums: dict[str, Tensor] = {}
+        for t in range(1, graph.steps + 1):
+            stepper.step()
+            if t <= self.rule.warm_up:
+                continue
+            for layer, rate in targets.items():
+                error = self._error(stepper, graph[layer], rate, t)
+                for node, height in self._synapses[layer]:
+                    for name, part in _gradients(graph, node, stepper.values[node.inputs[0]], error, height).items():
+                        sums[name] = sums[name] + part if name in sums else part
+        for name, total in sums.items():
+            self.writes += self.registers[name].write(-self.rule.rate * total, self._noise)
+            self.device.nominal[name] = self.registers[name].nominal()
+
+    def _error(self, stepper: Stepper, neuron: Node, rate: Tensor, t: int) -> Tensor:
+        """theta^2 * zeta * boxcar, averaged over the batch [N, ...]: the gradient in units of theta."""
+        theta = self.device.nominal[roles(neuron, self.device.graph.params)["theta"]]
+        zeta = -(2 / t) * (rate - stepper.count[neuron.name] / t)
+        return theta.square() * zeta * boxcar(stepper.potential[neuron.name], theta, self.rule.width) / len(rate)
+
+
+def _plastic(graph: Graph, name: str, height: float = 1.0) -> list[tuple[Node, float]]:
+    """The synapses with levels behind the value `name`, and how large one of their input events is."""
+    node = graph[name]
+    if node.op == "add":
+        return [found for value in graph.values(node) for found in _plastic(graph, value)]
+    if node.op not in ("local", "dense") or roles(node, graph.params)["weight"] not in graph.constraints:
+        return []
+    source = graph[node.inputs[0]]
+    while source.op == "reshape":
+        source = graph[source.inputs[0]]
+    return [(node, 1 / graph.steps if source.op == "encode" else 1.0)]
+
+
+def _gradients(graph: Graph, node: Node, x: Tensor, error: Tensor, height: float) -> dict[str, Tensor]:
+    """Sum over the batch of error times presynaptic event, by param; events are counted in units of `height`."""
+    own = roles(node, graph.params)
+    if node.op == "dense":
+        weight = error.T @ x
+    else:
+        out, high, wide, _, *kernel = graph.params[own["weight"]].shape
+        windows = unfold(node, x, (kernel[0], kernel[1]))
+        group = len(windows)
+        rows = error.reshape(len(x), group, out // group, high * wide).permute(1, 3, 2, 0)
+        weight = (rows @ windows).permute(0, 2, 1, 3).reshape(graph.params[own["weight"]].shape)
+    found = {own["weight"]: weight / height**2}
+    if "bias" in own:
+        found[own["bias"]] = error.sum(0)
+    return found

@@ -1,0 +1,224 @@
+r"""Lay a constrained graph out on the chip: every connection and every neuron becomes a part of its own.
+
+A convolution kernel is shared in the graph, not on the chip: it is unrolled into one set of synapses per position
+(op `local`), so that mismatch and learning act on each. Every neuron counts in units of its own smallest weight step:
+
+    levels q = w / s,   bias b / s,   threshold theta / s,   start potential u0 / s      (s: the step of its channel)
+
+q is an integer; the analog parameters are set in steps of 1/`FINE`. All sums are then multiples of 1/`FINE` and exact
+in float32 while they stay below 2**24 / `FINE`; `place` proves that they do. What reads out the network is left to
+the host, which sees spikes only: the same weighted sum, of spike counts.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+
+from snnc.errors import TargetError
+from snnc.ir import WEIGHTED, Array, Attr, Constraint, Graph, Node, Stage, attr_ints, roles
+
+FINE = 256
+"""Analog parameters are multiples of 1/FINE of a weight step."""
+EXACT = 2**24 // FINE
+"""Potentials below this many weight steps are exact in float32."""
+
+
+def place(graph: Graph) -> Graph:
+    """The placed graph: `local`, `dense` and `scale` synapses in units of their neuron's step, a host read-out.
+
+    Raises:
+        TargetError: lists all nodes that have no form on the chip.
+    """
+    graph = host_readout(graph)
+    problems: list[TargetError] = []
+    nodes: dict[str, Node] = {n.name: n for n in graph.nodes}
+    params: dict[str, Array] = {}
+    constraints: dict[str, Constraint] = {}
+    for neuron in [n for n in graph.nodes if n.op == "lif"]:
+        try:
+            layer = _Layer(graph, neuron)
+            made = layer.nodes()
+        except TargetError as error:
+            problems.append(error)
+            continue
+        nodes |= {n.name: n for n in made}
+        params |= layer.params
+        constraints |= layer.constraints
+    if problems:
+        raise TargetError.gather("the network has parts that the chip has no form for", problems)
+    return graph.edit(nodes.values(), params=params, constraints=constraints, stage=Stage.PLACED)
+
+
+def host_readout(graph: Graph) -> Graph:
+    """Decode the spikes themselves and read them out analog: sum_t W s[t] = W sum_t s[t], biases T-fold."""
+    tail = {
+        n.name for n in graph.nodes if n.type.kind == "current" and n.op != "encode" and not graph.feeds(n.name, "lif")
+    }
+    tail |= {
+        n.name for n in graph.nodes if n.op == "reshape" and n.type.kind == "spikes" and not graph.feeds(n.name, "lif")
+    }
+    if not tail:
+        return graph
+    made: dict[str, Node] = {}
+    params: dict[str, Array] = {}
+    rename: dict[str, str] = {}
+    for node in graph.nodes:
+        if node.op == "decode" and node.inputs[0] in tail:
+            rename[node.name] = node.inputs[0]
+        elif node.name in tail:
+            inputs = []
+            for name in node.inputs:
+                if name in graph.params or name in tail:
+                    inputs.append(name)
+                    continue
+                inputs.append(f"{name}.count")
+                made[f"{name}.count"] = Node(f"{name}.count", "decode", (name,), origin=graph[name].origin)
+            attrs: dict[str, Attr] = {k: v for k, v in node.attrs.items() if k != "bias_at"}
+            if node.attrs.get("bias_at") == "per-step":
+                bias = roles(node, graph.params)["bias"]
+                params[bias] = graph.params[bias] * np.float32(graph.steps)
+            made[node.name] = replace(node, inputs=tuple(inputs), attrs=attrs)
+        else:
+            made[node.name] = node
+    return graph.edit(made.values(), params=params, rename=rename)
+
+
+class _Layer:
+    """One layer of neurons and the synapses onto it."""
+
+    def __init__(self, graph: Graph, neuron: Node) -> None:
+        self.graph, self.neuron = graph, neuron
+        self.synapses = list(_synapses(graph, graph.values(neuron)[0]))
+        self.params: dict[str, Array] = {}
+        self.constraints: dict[str, Constraint] = {}
+        self.unit = self._unit()
+
+    def nodes(self) -> list[Node]:
+        """The nodes of the layer in placed form; fills `params` and `constraints`."""
+        made = [self._synapse(node) for node in self.synapses]
+        own = roles(self.neuron, self.graph.params)
+        shape = self.neuron.type.shape
+        for role in ("theta", "u0"):
+            value = _spread(self.graph.params[own[role]], shape) / self.unit
+            self.params[own[role]] = _snap(value)
+        if (self.params[own["theta"]] <= 0).any():
+            raise TargetError("a threshold is below the chip's resolution", at=self.neuron.at)
+        self.params[own["alpha"]] = np.array(_spread(self.graph.params[own["alpha"]], shape), np.float32)
+        self._prove_exact()
+        return made
+
+    def _unit(self) -> Array:
+        """The weight step of every neuron, in the shape of the layer."""
+        shape = self.neuron.type.shape
+        for node in self.synapses:
+            if node.op in ("conv", "dense", "local"):
+                scale = self._levels(node).scale
+                assert scale is not None
+                if scale.size == 1:
+                    return np.full(shape, scale.reshape(())[()], np.float32)
+                return _spread(scale.reshape(-1), shape)
+        for node in self.synapses:
+            if node.op == "avgpool":
+                return np.full(shape, 1 / math.prod(attr_ints(node, "kernel")), np.float32)
+        raise TargetError("these neurons have no weights that set their unit", at=self.neuron.at)
+
+    def _levels(self, node: Node) -> Constraint:
+        name = roles(node, self.graph.params)["weight"]
+        constraint = self.graph.constraints.get(name)
+        if constraint is None or constraint.bits is None:
+            raise TargetError("weights are not quantized", at=node.at, hint="add quantize-weights to the pipeline")
+        return constraint
+
+    def _synapse(self, node: Node) -> Node:
+        if node.op == "avgpool":
+            return self._pool(node)
+        own = roles(node, self.graph.params)
+        shape = node.type.shape
+        if node.op == "scale":
+            factor = _snap(_spread(self.graph.params[own["factor"]], shape) / self.unit)
+            return self._made(node, "scale", {"factor": factor}, own)
+        level = self._levels(node)
+        assert level.scale is not None
+        weight = self.graph.params[own["weight"]]
+        unit = (self.unit if node.op == "dense" else self.unit[:, 0, 0]).reshape(-1, *[1] * (weight.ndim - 1))
+        step = np.broadcast_to(_snap(level.scale / unit), (len(weight), *[1] * (weight.ndim - 1)))
+        if (step <= 0).any():
+            raise TargetError("its weight steps are below the chip's resolution", at=node.at)
+        weight = np.asarray(np.rint(weight / level.scale) * step, np.float32)
+        mask = np.ones(weight.shape, bool) if level.mask is None else level.mask
+        if node.op == "conv":
+            weight, mask, step = (_unrolled(a, shape) for a in (weight, mask, step))
+        self.constraints[f"{node.name}.weight"] = Constraint(level.bits, np.array(step), np.array(mask))
+        return self._made(node, "local" if node.op == "conv" else node.op, {"weight": weight}, own)
+
+    def _pool(self, node: Node) -> Node:
+        """An average pool as depthwise synapses, each a share of the window."""
+        channels, high, wide = node.type.shape
+        kernel = attr_ints(node, "kernel")
+        share = np.full((channels, high, wide, 1, *kernel), 1 / math.prod(kernel), np.float32)
+        if not node.attrs["count_include_pad"] and any(attr_ints(node, "pads")):
+            raise TargetError("an average pool with pads that do not count", at=node.at)
+        weight = _snap(share / self.unit.reshape(channels, high, wide, 1, 1, 1))
+        attrs = {k: v for k, v in node.attrs.items() if k not in ("kernel", "count_include_pad")}
+        made = replace(node, attrs={**attrs, "group": channels})
+        return self._made(made, "local", {"weight": weight}, {})
+
+    def _made(self, node: Node, op: str, values: dict[str, Array], own: dict[str, str]) -> Node:
+        names = [f"{node.name}.{role}" for role in values]
+        self.params |= dict(zip(names, values.values(), strict=True))
+        if "bias" in own:
+            names.append(f"{node.name}.bias")
+            bias = _spread(self.graph.params[own["bias"]], node.type.shape) / self.unit
+            self.params[names[-1]] = _snap(bias)
+        return replace(node, op=op, inputs=(self.graph.values(node)[0], *names))
+
+    def _prove_exact(self) -> None:
+        """No potential can leave the range in which float32 is exact, whatever the spikes."""
+        most = np.zeros(self.neuron.type.shape)
+        for node in self.synapses:
+            for name, array in self.params.items():
+                if name.rpartition(".")[0] != node.name:
+                    continue
+                size = np.abs(array.astype(np.float64))
+                most = most + size.reshape(*most.shape, -1).sum(axis=-1)
+        theta = self.params[roles(self.neuron, self.graph.params)["theta"]]
+        if (worst := float((most * self.graph.steps + theta).max())) >= EXACT:
+            raise TargetError(f"a potential may reach {worst:.0f} weight steps, exact are {EXACT}", at=self.neuron.at)
+
+
+def _synapses(graph: Graph, name: str) -> list[Node]:
+    """The synapse nodes whose currents meet in the value `name`."""
+    if name not in graph:
+        raise TargetError(f"neurons read the input '{name}' without a synapse", at=name)
+    node = graph[name]
+    if node.op == "add":
+        return [s for value in graph.values(node) for s in _synapses(graph, value)]
+    if node.op not in (*WEIGHTED, "avgpool"):
+        raise TargetError(f"'{node.op}' stands between synapses and neurons", at=node.at)
+    source = graph.values(node)[0]
+    while source in graph and graph[source].op == "reshape":
+        source = graph.values(graph[source])[0]
+    if source in graph and graph[source].op not in ("lif", "encode"):
+        hint = "run pool-neurons before threshold-layernorm" if graph[source].op == "avgpool" else ""
+        raise TargetError(f"reads '{graph[source].op}', not neurons: synapses do not chain", at=node.at, hint=hint)
+    return [node]
+
+
+def _spread(param: Array, shape: tuple[int, ...]) -> Array:
+    """A param that is a scalar, [C] or the whole shape, in the whole shape."""
+    if param.ndim == 1 and len(shape) > 1:
+        param = param.reshape(-1, *[1] * (len(shape) - 1))
+    return np.asarray(np.broadcast_to(param, shape), np.float32)
+
+
+def _unrolled(kernel: Array, shape: tuple[int, ...]) -> Array:
+    """[O,I,kh,kw] -> [O,H',W',I,kh,kw], the same kernel at every position."""
+    out, inner, *window = kernel.shape
+    return np.array(np.broadcast_to(kernel[:, None, None], (out, *shape[1:], inner, *window)))
+
+
+def _snap(values: Array) -> Array:
+    return np.asarray(np.rint(values * FINE) / FINE, np.float32)
