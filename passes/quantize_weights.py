@@ -4,7 +4,8 @@
 
 per output channel or per tensor. The grid becomes a Constraint: before a trainer this is quantization-aware training
 (the trainer sees the rounded weights and moves the real ones), after it post-training quantization. The read-out is
-left alone unless `readout` asks for it: chips hand spikes to a host that reads them out.
+left alone unless `readout` asks for it: chips hand spikes to a host that reads them out. Weights that stand on such a
+grid already stay on it.
 """
 
 from __future__ import annotations
@@ -53,13 +54,18 @@ class QuantizeWeights(Pass):
             name = roles(node, graph.params)[first_role(node)]
             before = graph.constraints.get(name, Constraint())
             scale = self._step(graph.params[name])
+            if before.bits == self.bits and before.scale is not None and before.scale.shape == scale.shape:
+                continue
             if not (scale > 0).all():
                 ctx.note(f"{node.at}: {int((scale <= 0).sum())} channel(s) without any weight")
                 scale = np.where(scale > 0, scale, np.float32(1))
             constraints[name] = replace(before, bits=self.bits, scale=scale)
             params[name] = constraints[name].project(graph.params[name])
-            if (lost := int(((params[name] == 0) & (graph.params[name] != 0)).sum())) > 0:
-                ctx.note(f"{node.name}: {lost / params[name].size:.0%} of weights rounded to 0")
+            lost = int(((params[name] == 0) & (graph.params[name] != 0)).sum()) / params[name].size
+            if lost >= 0.005:
+                ctx.note(f"{node.name}: {lost:.0%} of weights rounded to 0")
+        if not constraints and graph.stage is Stage.CONSTRAINED:
+            return graph
         return graph.edit(params=params, constraints=constraints, stage=Stage.CONSTRAINED)
 
     def _step(self, weight: Array) -> Array:

@@ -27,7 +27,7 @@ class ReplaceMaxPool(Pass):
         for node in graph.nodes:
             if node in pools:
                 ctx.note(f"{node.at} became an average pool: its values shrink, a trainer must mend it")
-                average = f"{node.name}.average"
+                average = graph.fresh(f"{node.name}.average")
                 nodes.append(replace(node, name=average, op="avgpool").with_attrs(count_include_pad=0))
                 node = Node(node.name, "relu", (average,), origin=node.origin)
             nodes.append(node)

@@ -164,7 +164,10 @@ def _rank_from_top(count: int, percentile: float) -> int:
 
 
 def _read_out(graph: Graph, nodes: list[Node], turn: dict[str, str]) -> dict[str, str]:
-    """Add a decode before the analog end of the network, or behind its outputs; gives back the new outputs."""
+    """Add a decode before the analog end of the network, or behind its outputs; gives back the new outputs.
+
+    Analog are the softmaxes and whatever reads them.
+    """
     made: dict[str, str] = {}
 
     def decoded(name: str) -> str:
@@ -175,8 +178,10 @@ def _read_out(graph: Graph, nodes: list[Node], turn: dict[str, str]) -> dict[str
 
     analog: set[str] = set()
     for i, node in enumerate(list(nodes)):
-        if node.op in ("softmax", "logsoftmax"):
-            nodes[i] = replace(node, inputs=tuple(n if n in analog else decoded(n) for n in node.inputs))
+        if node.op in ("softmax", "logsoftmax") or analog & set(node.inputs):
+            inputs = tuple(n if n in analog or n in graph.params else decoded(n) for n in node.inputs)
+            attrs = {key: value for key, value in node.attrs.items() if key != "bias_at"}
+            nodes[i] = replace(node, inputs=inputs, attrs=attrs)
             analog.add(node.name)
     ends = {user: turn.get(name, name) for user, name in graph.outputs.items()}
     return {user: name if name in analog else decoded(name) for user, name in ends.items()}

@@ -12,6 +12,7 @@ last; it is verified against the manifest before anything in it is parsed. Nothi
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -55,6 +56,12 @@ class Bundle:
     files: Mapping[str, bytes]
     facts: Mapping[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        if odd := [name for name in self.files if name in ("", ".", "..") or set(name) & set("/\\:\0")]:
+            raise ArtifactError(f"{', '.join(map(repr, odd))} is no plain file name")
+        if MANIFEST in self.files:
+            raise ArtifactError(f"{MANIFEST} is not one of its own files")
+
     @property
     def manifest(self) -> bytes:
         """The manifest's bytes."""
@@ -84,10 +91,7 @@ class Bundle:
             ArtifactError: the place is taken by something else, or cannot be written; nothing is left behind.
         """
         place = Path(folder)
-        if place.is_symlink() or (place.exists() and not (place.is_dir() and _replaceable(place))):
-            raise ArtifactError(
-                "is taken by something that is no artifact", at=str(place), hint="choose another --out, or remove it"
-            )
+        self.check_place(place)
         try:
             place.parent.mkdir(parents=True, exist_ok=True)
             made = Path(tempfile.mkdtemp(prefix=f".{place.name}.", dir=place.parent))
@@ -104,6 +108,14 @@ class Bundle:
         finally:
             shutil.rmtree(made, ignore_errors=True)
 
+    @staticmethod
+    def check_place(place: Path) -> None:
+        """Refuse a place where something lies that is neither a bundle nor an empty folder."""
+        if place.is_symlink() or (place.exists() and not (place.is_dir() and _replaceable(place))):
+            raise ArtifactError(
+                "is taken by something that is no artifact", at=str(place), hint="choose another --out, or remove it"
+            )
+
     @classmethod
     def read(cls, folder: str | Path, kind: str) -> Bundle:
         """Read and verify.
@@ -113,32 +125,37 @@ class Bundle:
         """
         place = Path(folder)
         manifest_path = place / MANIFEST
-        if not manifest_path.is_file():
+        if not manifest_path.is_file() or manifest_path.is_symlink():
             raise ArtifactError(f"is no {kind}: it has no {MANIFEST}", at=str(place))
         raw = _read_file(manifest_path)
         try:
             manifest = json.loads(raw)
             listed = {str(name): (str(f["sha256"]), int(f["size"])) for name, f in manifest["files"].items()}
             found_kind, form, facts = str(manifest["kind"]), int(manifest["format"]), dict(manifest["facts"])
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise ArtifactError(f"{MANIFEST} is damaged: {error!r}", at=str(place)) from None
         if form != FORMAT or found_kind != kind:
             raise ArtifactError(f"is a {found_kind} of format {form}, not a {kind} of format {FORMAT}", at=str(place))
         problems: list[ArtifactError] = []
-        present = {entry.name for entry in os.scandir(place)} - {MANIFEST}
+        present = _names(place) - {MANIFEST}
         problems += [ArtifactError(f"{name} is missing") for name in sorted(set(listed) - present)]
         problems += [ArtifactError(f"{name} does not belong to it") for name in sorted(present - set(listed))]
         files = {}
         for name in sorted(set(listed) & present):
             sha, size = listed[name]
-            data = _read_file(place / name) if (place / name).is_file() and not (place / name).is_symlink() else b""
-            if len(data) != size or hashlib.sha256(data).hexdigest() != sha:
+            plain = (place / name).is_file() and not (place / name).is_symlink()
+            data = _read_file(place / name) if plain else b""
+            if not plain or len(data) != size or hashlib.sha256(data).hexdigest() != sha:
                 problems.append(ArtifactError(f"{name} was altered: it does not match the manifest"))
             files[name] = data
         if problems:
             raise ArtifactError.gather(f"'{place}' is damaged", problems, hint="compile again")
         bundle = cls(found_kind, files, facts)
-        if bundle.manifest != raw:
+        try:
+            same = bundle.manifest == raw
+        except (ValueError, RecursionError):  # NaN, or deeper than it can be written
+            same = False
+        if not same:
             raise ArtifactError(f"{MANIFEST} was altered: it is not in canonical form", at=str(place))
         return bundle
 
@@ -183,25 +200,58 @@ def unpack(bundle: Bundle, name: str) -> dict[str, Array]:
 
 
 def _replaceable(place: Path) -> bool:
-    return (place / MANIFEST).is_file() or not any(place.iterdir())
+    """Whether a folder is empty or holds one of our bundles, damaged or not, and nothing else.
+
+    A file called manifest.json alone proves nothing: web apps and browser extensions have one too.
+    """
+    names = _names(place)
+    if not names:
+        return True
+    try:
+        manifest = json.loads(_read_file(place / MANIFEST))
+        ours = set(manifest) == {"format", "kind", "files", "facts"}
+        return ours and names <= {MANIFEST, *manifest["files"]}
+    except (ArtifactError, OSError, ValueError, TypeError, RecursionError):
+        return False
 
 
 def _swap(made: Path, place: Path) -> None:
     """Move `made` to `place`; what was there goes aside first and comes back should the move fail."""
-    aside = None
-    if place.exists():
-        aside = Path(tempfile.mkdtemp(prefix=f".{place.name}.old.", dir=place.parent)) / "old"
-        place.rename(aside)
+    if not place.exists():
+        made.rename(place)
+    else:
+        room = Path(tempfile.mkdtemp(prefix=f".{place.name}.old.", dir=place.parent))
+        try:
+            place.rename(room / "old")
+            _put(made, place, room / "old")
+        finally:
+            if place.exists():
+                shutil.rmtree(room, ignore_errors=True)
+    with contextlib.suppress(OSError):  # it stands in its place already
+        _sync(place.parent)
+
+
+def _put(made: Path, place: Path, old: Path) -> None:
     try:
         made.rename(place)
-    except OSError:
-        if aside is not None:
-            aside.rename(place)
+    except BaseException as error:
+        try:
+            old.rename(place)
+        except OSError:
+            raise ArtifactError(
+                f"cannot be written: {error}; nor can the old one be put back",
+                at=str(place),
+                hint=f"it is {old}",
+            ) from None
         raise
-    finally:
-        if aside is not None:
-            shutil.rmtree(aside.parent, ignore_errors=True)
-    _sync(place.parent)
+
+
+def _names(folder: Path) -> set[str]:
+    try:
+        with os.scandir(folder) as entries:
+            return {entry.name for entry in entries}
+    except OSError as error:
+        raise ArtifactError(f"cannot be read: {error.strerror}", at=str(folder)) from None
 
 
 def _write_file(path: Path, data: bytes) -> None:
@@ -212,9 +262,9 @@ def _write_file(path: Path, data: bytes) -> None:
 
 
 def _read_file(path: Path) -> bytes:
-    if path.stat().st_size > LARGEST:
-        raise ArtifactError(f"is larger than {LARGEST} bytes", at=str(path))
     try:
+        if path.stat().st_size > LARGEST:
+            raise ArtifactError(f"is larger than {LARGEST} bytes", at=str(path))
         return path.read_bytes()
     except OSError as error:
         raise ArtifactError(f"cannot be read: {error.strerror}", at=str(path)) from None

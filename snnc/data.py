@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from .ir import Array, Graph
 HELD_OUT = 0.1
 """Share of the training samples that is kept back to choose by; at most `MOST_HELD_OUT` samples."""
 MOST_HELD_OUT = 1000
+SAVE = "numpy.savez(path, x_train=..., y_train=...)"
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Scaling:
         if (
             not self.mean
             or not self.std
-            or 0.0 in self.std
+            or 0.0 in (self.scale, *self.std)
             or not np.isfinite([self.scale, *self.mean, *self.std]).all()
         ):
             raise DataError(f"scale {self.scale}, mean {self.mean}, std {self.std} scale nothing")
@@ -169,14 +169,18 @@ def read(path: str | Path) -> dict[str, Array]:
     if not path.is_file():
         raise DataError("there is no such file" if not path.exists() else "is not a file", at=str(path))
     try:
-        with np.load(path, allow_pickle=False) as file:
-            if not isinstance(file, np.lib.npyio.NpzFile):
-                raise DataError("is no npz file", at=str(path), hint="numpy.savez(path, x_train=..., y_train=...)")
-            return {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, MemoryError) as error:
-        raise DataError(
-            f"cannot be read as npz: {error}", at=str(path), hint="numpy.savez(path, x_train=..., y_train=...)"
-        ) from None
+        file = np.load(path, allow_pickle=False)
+        if not isinstance(file, np.lib.npyio.NpzFile):
+            raise DataError("is one array, not an npz file of named arrays", at=str(path), hint=SAVE)
+        with file:
+            arrays = {name: file[name] for name in file.files}
+    except DataError:
+        raise
+    except Exception as error:  # damaged files make numpy, zipfile, zlib, lzma and tokenize raise errors of any kind
+        raise DataError(f"cannot be read as npz: {error}", at=str(path), hint=SAVE) from None
+    if strange := [name for name, array in arrays.items() if not isinstance(array, np.ndarray)]:
+        raise DataError(f"holds {', '.join(strange)}, which is no array", at=str(path), hint=SAVE)
+    return arrays
 
 
 def _pick(path: str | Path, arrays: dict[str, Array], *pairs: tuple[str, str]) -> tuple[Array, Array]:
@@ -199,7 +203,7 @@ def _checked(path: str | Path, name: str, x: Array) -> Array:
 def _labels(path: str | Path, name: str, y: Array, count: int) -> Array:
     if y.ndim != 1 or len(y) != count:
         raise DataError(f"{name} has shape {list(y.shape)}, not one label for each of {count} samples", at=str(path))
-    if y.dtype.kind not in "iu" or (len(y) and y.min() < 0):
+    if y.dtype.kind not in "iu" or (len(y) and (y.min() < 0 or y.max() > np.iinfo(np.int64).max)):
         raise DataError(f"{name} is {y.dtype}: labels are class numbers from 0", at=str(path))
     return y.astype(np.int64)
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from . import spec
 from .data import Data, Split
-from .errors import PipelineError, SnncError
+from .errors import PipelineError
 from .ir import Array, Graph, Stage, verify
 from .report import Ledger, Row
 from .sim import torch as executor
@@ -131,13 +131,14 @@ class Pipeline:
         device: str = "cpu",
         progress: Progress = silent,
     ) -> tuple[Graph, Ledger]:
-        """Run every pass, verify after each, and judge each on the validation samples.
+        """Run every pass, verify after each, and judge each on the validation samples; no pass sees the test part.
 
         Raises:
-            SnncError: of the pass that failed, with a note of which one and what ran before it.
+            SnncError: of the pass that failed; any error has a note of which one and what ran before it.
         """
         if data is not None:
             data.check(graph)
+            data = replace(data, test=data.test.take(0))
         teacher = graph.teacher or (graph if graph.stage is Stage.ANALOG else None)
         ledger = Ledger()
         for i, step in enumerate(self.passes):
@@ -146,7 +147,7 @@ class Pipeline:
             start = time.perf_counter()
             try:
                 new = _step(step, graph, ctx)
-            except SnncError as error:
+            except Exception as error:
                 done = ", ".join(row.step for row in ledger.rows) or "no other pass"
                 error.add_note(f"in {step}, after {done}")
                 raise
@@ -180,12 +181,12 @@ def _step(step: Pass, graph: Graph, ctx: Context) -> Graph:
     if graph.stage not in step.takes:
         raise _clash(step, frozenset({graph.stage}), "here")
     new = step.run(graph, ctx)
+    if new.stage is not (step.gives or graph.stage):
+        raise PipelineError(f"'{step.name}' promised stage {step.gives or graph.stage} and gave {new.stage}")
     if new is graph:
         return graph
     if new.teacher is None and new.stage is not Stage.ANALOG:
         new = replace(new, teacher=ctx.teacher)
-    if new.stage is not (step.gives or graph.stage):
-        raise PipelineError(f"'{step.name}' promised stage {step.gives or graph.stage} and gave {new.stage}")
     verify(new)
     return new
 

@@ -13,6 +13,8 @@ from typing import Any, Generic, TypeVar
 from .errors import PipelineError
 
 T = TypeVar("T")
+UNIONS = (types.UnionType, typing.Union)
+"""`int | None` and `Optional[int]`"""
 _SPEC = re.compile(r"\s*([\w-]+)\s*(?:\{([^{}]*)\})?\s*(,|$)")
 
 
@@ -26,13 +28,20 @@ class Registry(Mapping[str, type[T]], Generic[T]):
     def __getitem__(self, name: str) -> type[T]:
         if name in self.table:
             return self.table[name]
-        found = {point.name: point for point in metadata.entry_points(group=self.group)}
-        if name not in found:
+        found = {point.value: point for point in metadata.entry_points(group=self.group) if point.name == name}
+        if not found:
             raise PipelineError(f"no {self.kind} is named '{name}'", hint=f"one of {', '.join(self)}")
+        if len(found) > 1:
+            raise PipelineError(f"{len(found)} plug-ins name a {self.kind} '{name}': {', '.join(sorted(found))}")
+        [(value, point)] = found.items()
         try:
-            made: type[T] = found[name].load()
+            made: type[T] = point.load()
         except Exception as error:
-            raise PipelineError(f"the plug-in {self.kind} '{name}' ({found[name].value}) is broken: {error}") from error
+            raise PipelineError(f"the plug-in {self.kind} '{name}' ({value}) is broken: {error}") from error
+        if not (isinstance(made, type) and dataclasses.is_dataclass(made) and getattr(made, "name", None) == name):
+            raise PipelineError(
+                f"the plug-in {self.kind} '{name}' ({value}) is broken: it is no dataclass with name = '{name}'"
+            )
         return made
 
     def __contains__(self, name: object) -> bool:
@@ -47,7 +56,9 @@ class Registry(Mapping[str, type[T]], Generic[T]):
 
 def to_spec(obj: Any) -> str:
     """`name{...}` with the options that are not at their defaults, in the order of the fields."""
-    changed = [f"{f.name}={_show(getattr(obj, f.name))}" for f in dataclasses.fields(obj) if _changed(obj, f)]
+    hints = typing.get_type_hints(type(obj))
+    fields = [f for f in dataclasses.fields(obj) if _changed(obj, f)]
+    changed = [f"{f.name}={_show(getattr(obj, f.name), hints[f.name])}" for f in fields]
     return f"{obj.name}{{{' '.join(changed)}}}" if changed else str(obj.name)
 
 
@@ -132,14 +143,15 @@ def _changed(obj: Any, f: dataclasses.Field[Any]) -> bool:
     return bool(f.init and getattr(obj, f.name) != f.default)
 
 
-def _show(value: object) -> str:
+def _show(value: Any, hint: Any = None) -> str:
+    """`value` as `_read` takes it; a whole number in a float's place is a float, numpy's numbers are plain ones."""
     if isinstance(value, bool) or value is None:
         return str(value).lower()
-    return repr(value) if isinstance(value, float) else str(value)
+    return repr(float(value)) if isinstance(value, float) or hint is float else str(value)
 
 
 def _word(hint: Any) -> str:
-    if isinstance(hint, types.UnionType):
+    if typing.get_origin(hint) in UNIONS:
         return " or ".join(_word(part) for part in typing.get_args(hint))
     if typing.get_origin(hint) is typing.Literal:
         return "|".join(map(str, typing.get_args(hint)))
@@ -147,7 +159,7 @@ def _word(hint: Any) -> str:
 
 
 def _read(text: str, hint: Any) -> Any:
-    if isinstance(hint, types.UnionType):
+    if typing.get_origin(hint) in UNIONS:
         parts = typing.get_args(hint)
         if type(None) in parts and text == "none":
             return None

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from . import spec
 from .artifact import Bundle, canonical, graph_files, graph_from
 from .data import Data
-from .errors import TargetError
+from .errors import ArtifactError, PipelineError, TargetError
 from .ir import Array, Graph, Stage
 from .pipeline import Pipeline, Progress, silent
 from .report import Ledger
@@ -162,5 +162,13 @@ class Artifact:
             ArtifactError: it is damaged or was tampered with.
         """
         bundle = Bundle.read(folder, "artifact")
-        target = spec.from_spec(str(bundle.json("target.json")["target"]), targets)
+        about = bundle.json("target.json")
+        if not isinstance(about, dict) or not isinstance(about.get("target"), str):
+            raise ArtifactError("target.json names no target", at=folder)
+        try:
+            target = spec.from_spec(about["target"], targets)
+        except PipelineError as error:
+            raise ArtifactError(
+                f"cannot make its target '{about['target']}': {error.message}", at=folder, hint=error.hint
+            ) from None
         return cls(bundle, target, graph_from(bundle, "network", graph_from(bundle, "teacher")))

@@ -209,8 +209,8 @@ class Graph:
         return name in self.outputs.values()
 
     def fresh(self, stem: str) -> str:
-        """A node name that is not taken yet: `stem`, or `stem` and a number."""
-        taken = {*self.inputs, *(node.name for node in self.nodes)}
+        """A name that is not taken yet: `stem`, or `stem` and a number."""
+        taken = {*self.inputs, *(node.name for node in self.nodes), *self.params}
         if stem not in taken:
             return stem
         return next(name for i in range(2, len(taken) + 3) if (name := f"{stem}{i}") not in taken)
@@ -236,7 +236,8 @@ class Graph:
             constraints: constraints to add or replace.
 
         Raises:
-            GraphError: the nodes form a cycle, read something that nothing makes, or do not fit together.
+            GraphError: two nodes share a name, the nodes form a cycle, read something that nothing makes, or do not fit
+                together.
         """
         from .ops import infer
 
@@ -250,10 +251,12 @@ class Graph:
             raise GraphError(f"renaming '{name}' goes in a circle")
 
         all_params = {**self.params, **(params or {})}
-        drafts = {
-            n.name: replace(n, inputs=tuple(map(target, n.inputs))) for n in (self.nodes if nodes is None else nodes)
-        }
-        outputs = {user: target(name) for user, name in (outputs or self.outputs).items()}
+        drafts: dict[str, Node] = {}
+        for node in self.nodes if nodes is None else nodes:
+            if node.name in drafts:
+                raise GraphError(f"two nodes are named '{node.name}'", at=node.at)
+            drafts[node.name] = replace(node, inputs=tuple(map(target, node.inputs)))
+        outputs = {user: target(name) for user, name in (self.outputs if outputs is None else outputs).items()}
         ordered = _sorted(drafts, set(self.inputs) | set(all_params), outputs.values())
         types = dict(self.inputs)
         typed = []

@@ -120,6 +120,8 @@ def _check_attrs(node: Node, row: Op) -> None:
         value = node.attrs[name]
         if not isinstance(value, kind) or (kind is tuple and not all(isinstance(i, int) for i in value)):  # type: ignore[union-attr]
             raise GraphError(f"attribute {name}={value!r} is not {kind.__name__}", at=node.at)
+        if isinstance(value, float) and not math.isfinite(value):
+            raise GraphError(f"attribute {name}={value!r} is not finite", at=node.at)
         if name in CHOICES and value not in CHOICES[name]:
             raise GraphError(f"attribute {name}={value!r} is none of {', '.join(CHOICES[name])}", at=node.at)
 

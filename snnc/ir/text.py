@@ -29,7 +29,7 @@ from .verify import verify
 
 HEADER = "snnc-graph 1"
 _NAME = NAME.pattern
-_TYPE = re.compile(r"(analog|current|spikes) (float32)\[([\d,]*)\]")
+_TYPE = re.compile(r"(analog|current|spikes) (float32)\[((?:\d+(?:,\d+)*)?)\]")
 _NODE = re.compile(rf"({_NAME}): (.+?) = (\w+)\(([^()]*)\)(?: (\{{.*?\}}))?(?: from (\[.*\]))?")
 
 

@@ -18,7 +18,7 @@ def verify(graph: Graph) -> None:
     """
     types: dict[str, TensorType] = dict(graph.inputs)
     names = [*graph.inputs, *(n.name for n in graph.nodes), *graph.params]
-    problems = [GraphError(f"'{name}' is no valid name") for name in names if not NAME.fullmatch(name)]
+    problems = [GraphError(f"'{n}' is no valid name") for n in [*names, *graph.outputs] if not NAME.fullmatch(n)]
     problems += [GraphError(f"two things are named '{n}'") for n in sorted({n for n in names if names.count(n) > 1})]
     problems += [GraphError(f"input '{n}' is not analog") for n, t in graph.inputs.items() if t.kind != "analog"]
     for node in graph.nodes:

@@ -57,7 +57,10 @@ class Ledger:
         self.rows.append(row)
 
     def __getitem__(self, step: str) -> Row:
-        return next(row for row in self.rows if row.step.split("{")[0] == step)
+        for row in self.rows:
+            if row.step.split("{")[0] == step:
+                return row
+        raise KeyError(f"no step is named '{step}': {', '.join(row.step for row in self.rows) or 'no rows'}")
 
     def to_json(self, *, timed: bool = True) -> list[dict[str, Any]]:
         """One dict a row."""
@@ -65,12 +68,16 @@ class Ledger:
 
     def __str__(self) -> str:
         wide = max((len(row.step) for row in self.rows), default=4)
-        lines = [f"{'step':{wide}}  accuracy  change  seconds  worst layer"]
+        lines = [f"{'step':{wide}}  accuracy  change  seconds  largest layer error"]
         before: dict[str, float] = {}
+        part = ""
         for row in self.rows:
+            if row.accuracy is not None and row.split != part:
+                part = row.split
+                lines.append(f"-- on the {part} samples")
             cells = f"{percent(row.accuracy):>8}  {change(row, before):>6}  {row.seconds:7.1f}  {worst(row)}"
             lines.append(f"{row.step:{wide}}  {cells}".rstrip())
-            lines += [f"{'':{wide}}    {note}" for note in row.notes]
+            lines += [f"    {note}" for note in row.notes]
         return "\n".join(lines)
 
 

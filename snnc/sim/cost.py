@@ -58,7 +58,7 @@ def measure(graph: Graph, teacher: Graph | None, x: Array, device: str = "cpu") 
     batch = {next(iter(graph.inputs)): to_tensor(x, device)}
     with torch.inference_mode(), exact():
         values = forward(graph, tensors(graph, device), batch, keep=lambda node: node.op == "lif")
-        counts = {n.name: values[n.name].sum(0) for n in graph.nodes if n.op == "lif"}
+        counts = {n.name: values[n.name].sum(0).cpu() for n in graph.nodes if n.op == "lif"}
     spiking = arriving(graph, lambda name, kind: counts[name] if name in counts else torch.zeros(1, *kind.shape))
     every = _ones(graph)
     from_input = arriving(graph, lambda name, kind: torch.full((1, *kind.shape), float(name not in counts)))
@@ -100,6 +100,8 @@ def arriving(graph: Graph, source: Source) -> dict[str, Tensor]:
                 flow[node.name] = _events(graph, node, [flow[name] for name in read])
                 crosses = node.op in (*WEIGHTED, "avgpool", "add")
                 synaptic[node.name] = crosses or any(synaptic[name] for name in read)
+            elif node.op == "batchnorm":
+                flow[node.name], synaptic[node.name] = flow[read[0]], synaptic[read[0]]
             else:
                 if synaptic[read[0]]:
                     found[node.name] = flow[read[0]]
@@ -133,7 +135,7 @@ def _ones(graph: Graph) -> dict[str, Tensor]:
 
 
 def _weights(graph: Graph) -> list[str]:
-    return [roles(n, graph.params)[first_role(n)] for n in graph.nodes if n.op in WEIGHTED]
+    return list(dict.fromkeys(roles(n, graph.params)[first_role(n)] for n in graph.nodes if n.op in WEIGHTED))
 
 
 def first_role(node: Node) -> str:
@@ -143,9 +145,9 @@ def first_role(node: Node) -> str:
 
 def _events(graph: Graph, node: Node, inputs: list[Tensor]) -> Tensor:
     if node.op == "avgpool":
-        window = attr_ints(node, "kernel")
-        inside = Node(node.name, node.op, node.inputs, {**node.attrs, "count_include_pad": 1}, node.origin, node.type)
-        return KERNELS["avgpool"](inside, inputs, {}) * float(np.prod(window))
+        channels = node.type.shape[0]
+        ones = torch.ones(channels, 1, *attr_ints(node, "kernel"))
+        return KERNELS["conv"](node.with_attrs(group=channels), inputs, {"weight": ones})
     params = {}
     if node.op in WEIGHTED:
         name = roles(node, graph.params)[first_role(node)]

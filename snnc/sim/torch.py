@@ -18,7 +18,7 @@ from torch import Tensor
 
 from snnc.ir import Array, Graph, Node, attr_ints, roles
 
-from .neurons import membrane, spike
+from .window import fire
 
 Tensors = Mapping[str, Tensor]
 CHUNK = 256
@@ -95,7 +95,7 @@ def forward(
         made = _evaluate(node, [handed[name] for name in read], own, graph.steps, width)
         values[node.name] = made
         handed[node.name] = made.detach() if detach and node.op == "lif" else made
-        for name in read:
+        for name in dict.fromkeys(read):
             if last[name] == node.name:
                 del handed[name]
                 if keep is not None and name not in outputs and name in graph and not keep(graph[name]):
@@ -139,15 +139,8 @@ def encode(node: Node, x: Tensor, steps: int) -> Tensor:
 
 
 def _lif(node: Node, current: Tensor, params: Tensors, steps: int, width: float) -> Tensor:
-    rank, reset = current.ndim - 2, str(node.attrs["reset"])
-    alpha, theta, u0 = (per_channel(params[name], rank) for name in ("alpha", "theta", "u0"))
-    u, s = u0.expand(current.shape[1:]), torch.zeros_like(current[0])
-    spikes = []
-    for t in range(steps):
-        u = membrane(u, s, current[t if len(current) > 1 else 0], alpha, theta, reset)
-        s = spike(u, theta, width)
-        spikes.append(s)
-    return torch.stack(spikes)
+    alpha, theta, u0 = (per_channel(params[name], current.ndim - 2) for name in ("alpha", "theta", "u0"))
+    return fire(current, alpha, theta, u0, steps, str(node.attrs["reset"]), width)
 
 
 def _padded(node: Node, x: Tensor, fill: float = 0.0) -> tuple[Tensor, tuple[int, int]]:

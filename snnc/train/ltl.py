@@ -11,6 +11,7 @@ to [0, 1] and not rounded. What reads out the network learns from the labels.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -41,11 +42,15 @@ class LTL(Trainer):
 
     epochs: int = 5
     batch: int = 64
-    rate: float = 1e-3
+    rate: float = 3e-3
     width: float = 1.0
 
     def __post_init__(self) -> None:
-        wrong = [f"{k}={getattr(self, k)}" for k in ("epochs", "batch", "rate", "width") if not getattr(self, k) > 0]
+        wrong = [
+            f"{k}={getattr(self, k)}"
+            for k in ("epochs", "batch", "rate", "width")
+            if not 0 < getattr(self, k) < math.inf
+        ]
         if wrong:
             raise PipelineError(f"'{self.name}' cannot work with {', '.join(wrong)}")
 

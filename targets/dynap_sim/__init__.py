@@ -7,6 +7,7 @@ is not modelled yet is listed as unchecked in the limits: it is neither enforced
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from snnc.artifact import Bundle
@@ -71,8 +72,8 @@ class DynapSim(Target):
             "mismatch": 0 <= self.mismatch <= 1,
             "thermal": 0 <= self.thermal <= 1,
             "silencing": 0 <= self.silencing < 1,
-            "rate": self.rate > 0,
-            "width": self.width > 0,
+            "rate": 0 < self.rate < math.inf,
+            "width": 0 < self.width < math.inf,
             "warm_up": 0 <= self.warm_up < 1,
             "guard_bits": 0 <= self.guard_bits <= 16,
             "batch": self.batch >= 1,
@@ -115,7 +116,7 @@ class DynapSim(Target):
         for name, constraint in graph.constraints.items():
             if constraint.bits is not None and graph.feeds(graph.users(name)[0].name, "lif"):
                 found.append(Finding("weight bits", constraint.bits, self.bits, graph.users(name)[0].name))
-        neurons = sum(_size(n.type.shape) for n in graph.nodes if n.op in ("relu", "lif"))
+        neurons = sum(math.prod(n.type.shape) for n in graph.nodes if n.op in ("relu", "lif"))
         chips = -(-neurons // NEURONS)
         note = f"{chips} virtual chips" if chips > 1 else ""
         return [*found, Finding("neurons per chip", neurons, NEURONS, "", False, note)]
@@ -129,13 +130,6 @@ class DynapSim(Target):
 
     def load(self, artifact: Artifact, seed: int = 0, state: Bundle | None = None, device: str = "cpu") -> Chip:
         return DynapChip(self, artifact, seed, state, device)
-
-
-def _size(shape: tuple[int, ...]) -> int:
-    size = 1
-    for side in shape:
-        size *= side
-    return size
 
 
 def _broken(finding: Finding) -> str:

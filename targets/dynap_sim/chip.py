@@ -64,6 +64,8 @@ class DynapChip(Chip):
         name, kind = next(iter(self.graph.inputs.items()))
         if x.ndim < 1 or x.shape[1:] != kind.shape:
             raise TargetError(f"input '{name}' takes samples of shape {list(kind.shape)}, not {list(x.shape[1:])}")
+        if len(x) == 0:
+            raise TargetError("there are no samples to run")
         parts: dict[str, list[Array]] = {user: [] for user in self.graph.outputs}
         with torch.inference_mode(), exact():
             for at in range(0, len(x), CHUNK):
@@ -93,6 +95,8 @@ class DynapChip(Chip):
 
     def _restore(self, state: Bundle) -> None:
         about = state.json("chip.json")
+        if not isinstance(about, dict) or type(about.get("epochs")) is not int:
+            raise ArtifactError("chip.json does not say how far the calibration went")
         if about.get("seed") != self.seed or about.get("artifact") != self.artifact.digest:
             raise ArtifactError(
                 f"the state is of chip {about.get('seed')} with artifact {str(about.get('artifact'))[:12]}, "
@@ -100,11 +104,10 @@ class DynapChip(Chip):
             )
         stored = unpack(state, "state.safetensors")
         for name, register in self.block.registers.items():
-            if name not in stored or stored[name].shape != tuple(register.stored.shape):
+            if name not in stored or not register.restore(stored[name]):
                 raise ArtifactError(f"the state has no fitting '{name}'")
-            register.stored = torch.tensor(stored[name], dtype=torch.int32, device=self._on)
             self.device.nominal[name] = register.nominal()
-        self._epochs = int(about["epochs"])
+        self._epochs = about["epochs"]
 
     def _epoch(self, split: Split, progress: Progress) -> None:
         self._epochs += 1

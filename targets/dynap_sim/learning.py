@@ -20,10 +20,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from snnc.ir import Graph, Node, roles
+from snnc.ir import Array, Graph, Node, roles
 from snnc.sim.neurons import boxcar
 from snnc.sim.stepper import Stepper
 from snnc.sim.torch import unfold
@@ -68,12 +69,23 @@ class Register:
         if self.mask is not None:
             steps = steps * self.mask
         whole = (steps + torch.rand(steps.shape, generator=noise, device=steps.device)).floor()
+        whole = whole.clamp(-(2.0**30), 2.0**30 - 128)  # far beyond the top, and the sum is still an int32
         new = (self.stored + whole.to(torch.int32)).clamp(-self.top, self.top)
         if self.mask is not None:
             new = new * self.mask
         written = int((new != self.stored).sum())
         self.stored = new.to(torch.int32)
         return written
+
+    def restore(self, stored: Array) -> bool:
+        """Take over integers that were read from a file, unless they are none that this param can have."""
+        fits = stored.shape == tuple(self.stored.shape) and stored.dtype == np.int32
+        if not fits or (np.abs(stored.astype(np.int64)) > self.top).any():
+            return False
+        if self.mask is not None and stored[~self.mask.cpu().numpy()].any():
+            return False
+        self.stored = torch.tensor(stored, device=self.stored.device)
+        return True
 
     def nominal(self) -> Tensor:
         """What the part is set to: the nearest level."""

@@ -18,7 +18,7 @@ from dataclasses import replace
 import numpy as np
 
 from snnc.errors import TargetError
-from snnc.ir import WEIGHTED, Array, Attr, Constraint, Graph, Node, Stage, attr_ints, roles
+from snnc.ir import WEIGHTED, Array, Attr, Constraint, Graph, Node, Stage, attr_ints, roles, verify
 
 FINE = 256
 """Analog parameters are multiples of 1/FINE of a weight step."""
@@ -44,12 +44,19 @@ def place(graph: Graph) -> Graph:
         except TargetError as error:
             problems.append(error)
             continue
+        problems += [
+            TargetError(f"'{name}' is shared with other neurons, whose weight steps differ", at=neuron.at)
+            for name, array in layer.params.items()
+            if name in params and not np.array_equal(array, params[name])
+        ]
         nodes |= {n.name: n for n in made}
         params |= layer.params
         constraints |= layer.constraints
     if problems:
         raise TargetError.gather("the network has parts that the chip has no form for", problems)
-    return graph.edit(nodes.values(), params=params, constraints=constraints, stage=Stage.PLACED)
+    placed = graph.edit(nodes.values(), params=params, constraints=constraints, stage=Stage.PLACED)
+    verify(placed)
+    return placed
 
 
 def host_readout(graph: Graph) -> Graph:
@@ -92,6 +99,7 @@ class _Layer:
     def __init__(self, graph: Graph, neuron: Node) -> None:
         self.graph, self.neuron = graph, neuron
         self.synapses = list(_synapses(graph, graph.values(neuron)[0]))
+        _hidden(graph, graph.values(neuron)[0])
         self.params: dict[str, Array] = {}
         self.constraints: dict[str, Constraint] = {}
         self.unit = self._unit()
@@ -99,16 +107,26 @@ class _Layer:
     def nodes(self) -> list[Node]:
         """The nodes of the layer in placed form; fills `params` and `constraints`."""
         made = [self._synapse(node) for node in self.synapses]
-        own = roles(self.neuron, self.graph.params)
-        shape = self.neuron.type.shape
-        for role in ("theta", "u0"):
-            value = _spread(self.graph.params[own[role]], shape) / self.unit
-            self.params[own[role]] = _snap(value)
-        if (self.params[own["theta"]] <= 0).any():
-            raise TargetError("a threshold is below the chip's resolution", at=self.neuron.at)
-        self.params[own["alpha"]] = np.array(_spread(self.graph.params[own["alpha"]], shape), np.float32)
+        neuron = self._neuron()
         self._prove_exact()
-        return made
+        return [*made, neuron]
+
+    def _neuron(self) -> Node:
+        """The neurons with params of their own, one value each."""
+        name, shape = self.neuron.name, self.neuron.type.shape
+        given = {
+            role: _spread(self.graph.params[param], shape)
+            for role, param in roles(self.neuron, self.graph.params).items()
+        }
+        own = {
+            "alpha": np.array(given["alpha"]),
+            "theta": _snap(given["theta"] / self.unit),
+            "u0": _snap(given["u0"] / self.unit),
+        }
+        if (own["theta"] <= 0).any():
+            raise TargetError("a threshold is below the chip's resolution", at=self.neuron.at)
+        self.params |= {f"{name}.{role}": value for role, value in own.items()}
+        return replace(self.neuron, inputs=(self.graph.values(self.neuron)[0], *(f"{name}.{role}" for role in own)))
 
     def _unit(self) -> Array:
         """The weight step of every neuron, in the shape of the layer."""
@@ -130,6 +148,9 @@ class _Layer:
         constraint = self.graph.constraints.get(name)
         if constraint is None or constraint.bits is None:
             raise TargetError("weights are not quantized", at=node.at, hint="add quantize-weights to the pipeline")
+        weight = self.graph.params[name]
+        if constraint.scale is None or constraint.scale.shape not in ((), (1,) * weight.ndim, _per_neuron(weight)):
+            raise TargetError("its weight steps differ within a neuron", at=node.at)
         return constraint
 
     def _synapse(self, node: Node) -> Node:
@@ -144,7 +165,7 @@ class _Layer:
         assert level.scale is not None
         weight = self.graph.params[own["weight"]]
         unit = (self.unit if node.op == "dense" else self.unit[:, 0, 0]).reshape(-1, *[1] * (weight.ndim - 1))
-        step = np.broadcast_to(_snap(level.scale / unit), (len(weight), *[1] * (weight.ndim - 1)))
+        step = np.broadcast_to(_snap(level.scale / unit), _per_neuron(weight))
         if (step <= 0).any():
             raise TargetError("its weight steps are below the chip's resolution", at=node.at)
         weight = np.asarray(np.rint(weight / level.scale) * step, np.float32)
@@ -177,6 +198,7 @@ class _Layer:
 
     def _prove_exact(self) -> None:
         """No potential can leave the range in which float32 is exact, whatever the spikes."""
+        own = {role: self.params[f"{self.neuron.name}.{role}"].astype(np.float64) for role in ("theta", "u0")}
         most = np.zeros(self.neuron.type.shape)
         for node in self.synapses:
             for name, array in self.params.items():
@@ -184,8 +206,8 @@ class _Layer:
                     continue
                 size = np.abs(array.astype(np.float64))
                 most = most + size.reshape(*most.shape, -1).sum(axis=-1)
-        theta = self.params[roles(self.neuron, self.graph.params)["theta"]]
-        if (worst := float((most * self.graph.steps + theta).max())) >= EXACT:
+        most = most * self.graph.steps + own["theta"] + np.abs(own["u0"])
+        if (worst := float(most.max())) >= EXACT:
             raise TargetError(f"a potential may reach {worst:.0f} weight steps, exact are {EXACT}", at=self.neuron.at)
 
 
@@ -205,6 +227,21 @@ def _synapses(graph: Graph, name: str) -> list[Node]:
         hint = "run pool-neurons before threshold-layernorm" if graph[source].op == "avgpool" else ""
         raise TargetError(f"reads '{graph[source].op}', not neurons: synapses do not chain", at=node.at, hint=hint)
     return [node]
+
+
+def _hidden(graph: Graph, name: str) -> None:
+    """Refuse that anything but neurons reads a current that meets in the value `name`: no host sees currents."""
+    for user in graph.users(name):
+        if user.op not in ("add", "lif"):
+            raise TargetError(f"'{user.name}' reads a current, which leaves no chip", at=graph[name].at)
+    if graph[name].op == "add":
+        for value in graph.values(graph[name]):
+            _hidden(graph, value)
+
+
+def _per_neuron(weight: Array) -> tuple[int, ...]:
+    """The shape of one step for each neuron or channel."""
+    return (len(weight), *[1] * (weight.ndim - 1))
 
 
 def _spread(param: Array, shape: tuple[int, ...]) -> Array:

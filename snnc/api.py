@@ -1,0 +1,393 @@
+"""What users call: load, simulate, check, compile, open. Parses, orders and judges; knows no format and no formula."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from . import importer, spec
+from .artifact import Bundle, canonical
+from .data import Data, Scaling, Split
+from .data import load as load_data
+from .errors import DataError, PipelineError, SnncError
+from .ir import Array, Graph, Stage
+from .pipeline import Pipeline, Progress, judged, silent, single
+from .report import Ledger, Row
+from .sim import reference
+from .sim import torch as torch_executor
+from .sim.cost import Cost, measure
+from .sim.judge import accuracy
+from .target import Artifact, Chip, Finding, Target
+from .targets import TARGETS
+
+Executor = Literal["reference", "torch"]
+CHIP_SAMPLES = 1000
+"""Test samples that every chip of a population is judged on."""
+COST_SAMPLES = 256
+"""Test samples that costs are averaged over (as tandem learning, section III-B)."""
+
+
+def load(path: str | Path) -> Graph:
+    """Import an ONNX file.
+
+    Raises:
+        ModelError: lists every node that cannot be imported.
+    """
+    return importer.load(path)
+
+
+def simulate(
+    graph: Graph, x: Array | Mapping[str, Array], executor: Executor = "reference", device: str = "cpu"
+) -> Any:
+    """Run a graph of any stage.
+
+    Args:
+        x: [N, ...], or a dict of them by input name.
+        executor: `reference` (numpy, float64, the oracle) or `torch`.
+
+    Returns:
+        The output [N, ...], or a dict of them by output name if the graph has several.
+    """
+    named = dict(x) if isinstance(x, Mapping) else {_only(graph.inputs, "input"): np.asarray(x)}
+    _check_inputs(graph, named)
+    if executor == "reference":
+        outputs = reference.run(graph, named)
+    elif executor == "torch":
+        outputs = torch_executor.run(graph, named, device)
+    else:
+        raise PipelineError(f"no executor is named '{executor}'", hint="one of reference, torch")
+    return single(outputs) if len(outputs) == 1 else outputs
+
+
+def open(folder: str | Path) -> Artifact:
+    """Open an artifact, verified first.
+
+    Raises:
+        ArtifactError: it is missing, damaged or was tampered with.
+    """
+    return Artifact.open(str(folder), TARGETS)
+
+
+def target_of(target: str | Target) -> Target:
+    """The target that a text such as `dynap-sim{mismatch=0.3}` names."""
+    return spec.from_spec(target, TARGETS) if isinstance(target, str) else target
+
+
+def recipe_of(pipeline: str | Pipeline | None, target: Target) -> Pipeline:
+    """The pipeline that a text names, or the target's own.
+
+    Raises:
+        PipelineError: also when it does not end in a graph that the target takes.
+    """
+    recipe = Pipeline.parse(pipeline) if isinstance(pipeline, str) else pipeline or target.pipeline()
+    gives = [p.gives for p in recipe.passes if p.gives is not None]
+    if not gives or gives[-1] is not Stage.CONSTRAINED:
+        raise PipelineError(
+            f"the pipeline '{recipe}' ends in stage {gives[-1] if gives else Stage.ANALOG}, '{target.name}' takes "
+            f"{Stage.CONSTRAINED}",
+            hint=f"its own recipe is '{target.pipeline()}'",
+        )
+    return recipe
+
+
+@dataclass(frozen=True)
+class Build:
+    """What one compile made and measured.
+
+    Attributes:
+        chips: one dict per device: seed, accuracy on test samples before and after calibration.
+        cost: of one inference of the network.
+        limits: how it stands to the target's limits.
+    """
+
+    artifact: Artifact
+    ledger: Ledger
+    chips: list[dict[str, Any]]
+    cost: Cost
+    limits: list[Finding]
+
+
+def compile(
+    model: str | Path | Graph,
+    target: str | Target = "dynap-sim",
+    *,
+    data: str | Path | Data,
+    out: str | Path | None = "build",
+    seed: int = 0,
+    pipeline: str | Pipeline | None = None,
+    chips: int = 5,
+    device: str = "cpu",
+    progress: Progress = silent,
+) -> Artifact:
+    """Compile a model for a target and write the artifact to `out` (nowhere, if None); see `build` for the figures.
+
+    Raises:
+        SnncError: what is wrong with the model, the data, the options or the fit; nothing is left behind.
+    """
+    return build(
+        model, target, data=data, out=out, seed=seed, pipeline=pipeline, chips=chips, device=device, progress=progress
+    ).artifact
+
+
+def build(
+    model: str | Path | Graph,
+    target: str | Target = "dynap-sim",
+    *,
+    data: str | Path | Data,
+    out: str | Path | None = "build",
+    seed: int = 0,
+    pipeline: str | Pipeline | None = None,
+    chips: int = 5,
+    device: str = "cpu",
+    progress: Progress = silent,
+) -> Build:
+    """Compile, judge every step, and try the result on `chips` simulated devices; see `compile`."""
+    if seed < 0 or chips < 0:
+        raise PipelineError(f"seed={seed} and chips={chips} are numbers from 0")
+    chosen = target_of(target)
+    recipe = recipe_of(pipeline, chosen)
+    graph = model if isinstance(model, Graph) else load(model)
+    samples = data if isinstance(data, Data) else load_data(data)
+    samples.check(graph)
+    ledger = Ledger([judged("import", graph, samples, graph, device)])
+    snn, rows = recipe(graph, data=samples, seed=seed, device=device, progress=progress)
+    ledger.rows += rows.rows
+    artifact = chosen.compile(snn)
+    ledger.rows += _final(model, graph, snn, samples, device, progress)
+    population, chip_rows = _population(chosen, artifact, samples, chips, device, progress)
+    ledger.rows += chip_rows
+    cost = measure(snn, graph, samples.test.take(COST_SAMPLES).x(), device)
+    limits = chosen.findings(snn)
+    facts = {
+        "model": importer.model_digest(model) if not isinstance(model, Graph) else None,
+        "data": samples.digest,
+        "scaling": _scaling(samples.test.scaling),
+        "pipeline": str(recipe),
+        "seed": seed,
+        "versions": {name: metadata.version(name) for name in ("numpy", "onnx", "onnxruntime", "torch")},
+        "snnc": _version(),
+    }
+    report = {
+        "ledger": ledger.to_json(timed=False),
+        "chips": population,
+        "cost": cost.to_json(),
+        "limits": [f.to_json() for f in limits],
+        "unchecked": list(chosen.limits.unchecked),
+    }
+    bundle = replace(artifact.bundle, files={**artifact.bundle.files, "report.json": canonical(report)})
+    artifact = replace(artifact, bundle=bundle.with_facts(**facts))
+    if out is not None:
+        artifact.bundle.write(out)
+    return Build(artifact, ledger, population, cost, limits)
+
+
+def scaling_of(artifact: Artifact) -> Scaling:
+    """The input scaling that an artifact was compiled with."""
+    found = artifact.bundle.facts.get("scaling")
+    if found is None:
+        return Scaling()
+    return Scaling(float(found["scale"]), tuple(map(float, found["mean"])), tuple(map(float, found["std"])))
+
+
+def run(
+    artifact: Artifact, split: Split, chip: Chip | None = None, device: str = "cpu", progress: Progress = silent
+) -> tuple[float, dict[str, Array], Cost]:
+    """Accuracy, outputs and cost of an artifact on samples: on a device, or on the network without one."""
+    name = next(iter(artifact.graph.inputs))
+    Data(split, split, split).check(artifact.graph)
+    x = split.x()
+    outputs = chip.run(x, progress) if chip is not None else torch_executor.run(artifact.graph, {name: x}, device)
+    cost = measure(artifact.graph, artifact.graph.teacher, split.take(COST_SAMPLES).x(), device)
+    return accuracy(single(outputs), split.labels), outputs, cost
+
+
+def _final(model: str | Path | Graph, ann: Graph, snn: Graph, data: Data, device: str, progress: Progress) -> list[Row]:
+    """The test part, seen once: the original model, the imported one, the spiking one."""
+    x, labels, name = data.test.x(), data.test.labels, next(iter(ann.inputs))
+    found: list[tuple[str, Array, Graph, float]] = []
+    notes: tuple[str, ...] = ()
+    start = time.perf_counter()
+    progress("judge on the test part", 0, 3)
+    ours = single(torch_executor.run(ann, {name: x}, device))
+    seconds = time.perf_counter() - start
+    if not isinstance(model, Graph):
+        start = time.perf_counter()
+        progress("judge on the test part", 1, 3)
+        theirs = single(importer.judge(model, {name: x}))
+        notes = (f"largest difference to the imported network: {np.abs(theirs - ours).max():.1e}",)
+        found.append(("onnxruntime", theirs, ann, time.perf_counter() - start))
+    found.append(("ann", ours, ann, seconds))
+    start = time.perf_counter()
+    progress("judge on the test part", 2, 3)
+    spiking = single(torch_executor.run(snn, {name: x}, device))
+    found.append(("snn", spiking, snn, time.perf_counter() - start))
+    return [
+        Row(
+            step, accuracy(scores, labels), "test", g.stage, len(g.nodes), {}, notes if step == "onnxruntime" else (),
+            True, took,
+        )
+        for step, scores, g, took in found
+    ]  # fmt: skip
+
+
+def _population(
+    target: Target, artifact: Artifact, data: Data, chips: int, device: str, progress: Progress
+) -> tuple[list[dict[str, Any]], list[Row]]:
+    """Try the artifact on devices 0..chips-1, before and after one epoch of calibration."""
+    test = data.test.take(CHIP_SAMPLES)
+    x = test.x()
+    found: list[dict[str, Any]] = []
+    start = time.perf_counter()
+    for seed in range(chips):
+        chip = artifact.load(seed, device=device)
+        before = accuracy(single(chip.run(x, progress)), test.labels)
+        chip.calibrate(data, 1, progress)
+        after = accuracy(single(chip.run(x, progress)), test.labels)
+        found.append({"seed": seed, "before": round(before, 6), "after": round(after, 6)})
+    rows = []
+    for step, key in (("chips", "before"), ("chips, calibrated", "after")):
+        if found:
+            shares = [f[key] for f in found]
+            note = f"worst {min(shares):.2%}, best {max(shares):.2%} of {chips} chips on {len(test)} test samples"
+            seconds = time.perf_counter() - start if key == "after" else 0.0
+            rows.append(Row(step, float(np.mean(shares)), "test", Stage.PLACED, 0, {}, (note,), True, seconds))
+    return found, rows
+
+
+@dataclass(frozen=True)
+class CheckFinding:
+    """What becomes of one node of the user's model."""
+
+    node: str
+    op: str
+    status: Literal["spiking", "rewrite", "host", "unsupported"]
+    why: str = ""
+    hint: str = ""
+
+    def to_json(self) -> dict[str, str]:
+        """Plain data, under the names of the command line's `--json`."""
+        return {"node": self.node, "op": self.op, "status": self.status, "why": self.why, "try": self.hint}
+
+
+@dataclass(frozen=True)
+class Check:
+    """The dry answer: nothing was trained, no data was read."""
+
+    findings: tuple[CheckFinding, ...]
+    limits: tuple[Finding, ...] = ()
+    unchecked: tuple[str, ...] = field(default=())
+
+    @property
+    def ok(self) -> bool:
+        """Whether the model can be compiled."""
+        return not any(f.status == "unsupported" for f in self.findings) and all(
+            f.ok or not f.wall for f in self.limits
+        )
+
+
+REWRITES = {
+    "BatchNormalization": "fold-batchnorm folds it into its neighbour",
+    "MaxPool": "replace-max-pool makes an average pool of it, which a trainer must mend",
+}
+
+
+def check(path: str | Path, target: str | Target | None = None) -> Check:
+    """Per node of the user's model: spiking, rewritten, on the host, or unsupported; and the target's limits.
+
+    Raises:
+        ModelError: the file is no model at all.
+    """
+    chosen = None if target is None else target_of(target)
+    survey = importer.survey(path)
+    if any(f.problem is not None for f in survey):
+        return Check(tuple(_unsupported(f) if f.problem else CheckFinding(f.node, f.op, "spiking") for f in survey))
+    graph = load(path)
+    host = {origin for n in graph.nodes if not graph.feeds(n.name, "relu") and n.op != "relu" for origin in n.origin}
+    findings = []
+    for f in survey:
+        if f.op in REWRITES:
+            findings.append(CheckFinding(f.node, f.op, "rewrite", REWRITES[f.op]))
+        elif f.node in host:
+            findings.append(CheckFinding(f.node, f.op, "host", "reads out the network: no neurons behind it"))
+        else:
+            findings.append(CheckFinding(f.node, f.op, "spiking"))
+    if not any(n.op == "relu" for n in graph.nodes):
+        findings.append(CheckFinding("", "", "unsupported", "the network has no relu that could become neurons"))
+    if chosen is None:
+        return Check(tuple(findings))
+    return Check(tuple(findings), tuple(chosen.findings(graph)), chosen.limits.unchecked)
+
+
+def _unsupported(finding: importer.Finding) -> CheckFinding:
+    problem: SnncError | None = finding.problem
+    assert problem is not None
+    return CheckFinding(finding.node, finding.op, "unsupported", problem.message, problem.hint)
+
+
+def check_place(folder: str | Path) -> None:
+    """Refuse, before any work, to write over something that is no artifact."""
+    Bundle.check_place(Path(folder))
+
+
+def check_device(device: str) -> None:
+    """Refuse a device that torch cannot compute on."""
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise PipelineError(f"torch cannot compute on '{device}': {str(error).splitlines()[0]}", hint="cpu") from None
+
+
+def save_arrays(path: str | Path, arrays: Mapping[str, Array]) -> None:
+    """Store arrays in an npz file, moved into place when it is whole.
+
+    Raises:
+        DataError: the file cannot be written.
+    """
+    place = Path(path)
+    part = place.with_name(f".{place.name}.part.npz")
+    try:
+        np.savez(part, allow_pickle=False, **arrays)
+        part.replace(place)
+    except OSError as error:
+        raise DataError(f"cannot be written: {error.strerror}", at=str(place)) from None
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _check_inputs(graph: Graph, x: Mapping[str, Array]) -> None:
+    if set(x) != set(graph.inputs):
+        raise DataError(f"the graph's inputs are {', '.join(graph.inputs)}, given are {', '.join(x) or 'none'}")
+    problems = [
+        DataError(f"input '{name}' has shape {list(x[name].shape)}, not [N, {', '.join(map(str, kind.shape))}]")
+        for name, kind in graph.inputs.items()
+        if x[name].shape[1:] != kind.shape or x[name].ndim < 1
+    ]
+    if not problems and len({len(array) for array in x.values()}) > 1:
+        problems.append(DataError("the inputs have different numbers of samples"))
+    problems += [DataError(f"input '{n}' holds NaN or infinity") for n, a in x.items() if not np.isfinite(a).all()]
+    if problems:
+        raise DataError.gather("the inputs do not fit the graph", problems)
+
+
+def _only(names: Mapping[str, Any], word: str) -> str:
+    if len(names) != 1:
+        raise DataError(f"the graph has {len(names)} {word}s: {', '.join(names)}", hint="give a dict by name")
+    return next(iter(names))
+
+
+def _scaling(scaling: Scaling) -> dict[str, Any]:
+    return {"scale": scaling.scale, "mean": list(scaling.mean), "std": list(scaling.std)}
+
+
+def _version() -> str:
+    try:
+        return metadata.version("snnc")
+    except metadata.PackageNotFoundError:
+        return "uninstalled"

@@ -1,0 +1,275 @@
+"""click commands: parse, call the API, print.
+
+Exit codes: 0 done; 2 something is wrong with what the user gave; 1 a mistake of ours; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from snnc import api, spec
+from snnc import data as data_files
+from snnc.artifact import Bundle
+from snnc.errors import SnncError
+from snnc.passes import PASSES
+from snnc.report import Row
+from snnc.targets import TARGETS
+from snnc.train import TRAINERS
+
+from . import show
+
+F = TypeVar("F", bound=Callable[..., Any])
+READABLE = click.Path(path_type=Path)
+
+
+class Number(click.ParamType[float]):
+    """A number, or a fraction such as 1/255."""
+
+    name = "number"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """`value` as float."""
+        try:
+            return float(value) if isinstance(value, float | int) else float(Fraction(value.strip()))
+        except (ValueError, ZeroDivisionError, OverflowError):
+            self.fail(f"'{value}' is no number", param, ctx)
+
+
+class Numbers(click.ParamType[tuple[float, ...]]):
+    """One number, or one per channel: 0.49,0.48,0.45."""
+
+    name = "numbers"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
+        """`value` as a tuple."""
+        if isinstance(value, tuple):
+            return value
+        return tuple(Number().convert(part, param, ctx) for part in value.split(","))
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="snnc")
+def cli() -> None:
+    """Compile a trained network (ONNX) into a spiking network for neuromorphic hardware."""
+
+
+def output_options(command: F) -> F:
+    """--json and --quiet."""
+    command = click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")(command)
+    return click.option("--quiet", is_flag=True, help="No progress.")(command)
+
+
+def scaling_options(command: F) -> F:
+    """--scale, --mean and --std."""
+    for name, default, text in (
+        ("--std", (1.0,), "and divide by this (one number, or one per channel)"),
+        ("--mean", (0.0,), "then subtract this (one number, or one per channel)"),
+    ):
+        command = click.option(name, type=Numbers(), default=default, help=text)(command)
+    return click.option("--scale", type=Number(), default=1.0, help="Multiply raw inputs by this, e.g. 1/255,")(command)
+
+
+@cli.command("compile")
+@click.argument("model", type=READABLE)
+@click.option("--target", default="dynap-sim", show_default=True, help="Chip and its options: name{key=value}.")
+@click.option(
+    "--data", "data_path", type=READABLE, required=True, help="npz: x_train, y_train, x_test, y_test or x, y."
+)
+@click.option("--test", "test_path", type=READABLE, help="Another npz for the test part.")
+@click.option("--pipeline", help="Passes and trainers instead of the target's own recipe.")
+@click.option("--out", type=READABLE, default=Path("build"), show_default=True, help="Folder of the artifact.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--chips", type=click.IntRange(0), default=5, show_default=True, help="Simulated devices to try it on.")
+@click.option("--train-samples", type=click.IntRange(1), help="Use only the first so many.")
+@click.option("--test-samples", type=click.IntRange(1), help="Use only the first so many.")
+@click.option("--device", default="cpu", show_default=True, help="Where torch computes: cpu or cuda.")
+@scaling_options
+@output_options
+def compile_command(
+    model: Path, target: str, data_path: Path, test_path: Path | None, pipeline: str | None, out: Path, seed: int,
+    chips: int, train_samples: int | None, test_samples: int | None, device: str, scale: float,
+    mean: tuple[float, ...], std: tuple[float, ...], as_json: bool, quiet: bool,
+) -> None:  # fmt: skip
+    """Compile MODEL (an ONNX file) for a chip and report the accuracy at every step."""
+    chosen = api.target_of(target)
+    recipe = api.recipe_of(pipeline, chosen)
+    scaling = data_files.Scaling(scale, mean, std)
+    api.check_place(out)
+    api.check_device(device)
+    graph = api.load(model)
+    samples = data_files.load(
+        data_path, test=test_path, scaling=scaling, train_samples=train_samples, test_samples=test_samples
+    )
+    samples.check(graph)
+    with show.progress(quiet) as progress:
+        made = api.build(
+            model, chosen, data=samples, out=out, seed=seed, pipeline=recipe, chips=chips, device=device,
+            progress=progress,
+        )  # fmt: skip
+    if not as_json:
+        return show.show_build(made, str(out))
+    return show.emit(
+        {
+            "artifact": str(out),
+            "digest": made.artifact.digest,
+            "ledger": made.ledger.to_json(),
+            "chips": made.chips,
+            "cost": made.cost.to_json(),
+            "limits": [f.to_json() for f in made.limits],
+        }
+    )
+
+
+@cli.command()
+@click.argument("model", type=READABLE)
+@click.option("--target", default="dynap-sim", show_default=True, help="Chip and its options: name{key=value}.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
+def check(model: Path, target: str, as_json: bool) -> None:
+    """Say what becomes of every node of MODEL, and which limits of the chip it meets. Reads no data."""
+    found = api.check(model, target)
+    if as_json:
+        show.emit(
+            {
+                "ok": found.ok,
+                "findings": [f.to_json() for f in found.findings],
+                "limits": [f.to_json() for f in found.limits],
+                "unchecked": list(found.unchecked),
+            }
+        )
+    else:
+        show.show_check(found, target)
+    if not found.ok:
+        sys.exit(2)
+
+
+@cli.command()
+@click.argument("build", type=READABLE)
+@click.option("--data", "data_path", type=READABLE, required=True, help="npz: x_test, y_test or x, y.")
+@click.option(
+    "--chip", type=click.IntRange(0), help="Run on the device of this seed; without it, on the ideal network."
+)
+@click.option("--state", type=READABLE, help="What `snnc calibrate --out` stored for that device.")
+@click.option("--outputs", type=READABLE, help="Store the outputs in this npz file.")
+@click.option("--test-samples", type=click.IntRange(1), help="Use only the first so many.")
+@click.option("--device", default="cpu", show_default=True, help="Where torch computes: cpu or cuda.")
+@output_options
+def run(
+    build: Path, data_path: Path, chip: int | None, state: Path | None, outputs: Path | None,
+    test_samples: int | None, device: str, as_json: bool, quiet: bool,
+) -> None:  # fmt: skip
+    """Run an artifact on test samples."""
+    api.check_device(device)
+    artifact = api.open(build)
+    stored = None if state is None else Bundle.read(state, "chip")
+    if stored is not None and chip is None:
+        chip = int(stored.json("chip.json")["seed"])
+    on = None if chip is None else artifact.load(chip, stored, device)
+    split = data_files.load_test(data_path, api.scaling_of(artifact), test_samples)
+    with show.progress(quiet) as progress:
+        share, arrays, cost = api.run(artifact, split, on, device, progress)
+    if outputs is not None:
+        api.save_arrays(outputs, arrays)
+    if as_json:
+        where = None if outputs is None else str(outputs)
+        return show.emit({"accuracy": share, "outputs": where, "cost": cost.to_json(), "chip": chip})
+    place = "the ideal network" if chip is None else f"chip {chip}" + (", calibrated" if stored else "")
+    show.out().print(f"accuracy {share:.2%} of {len(split)} samples on {place}\n{show.cost_text(cost)}")
+    return None
+
+
+@cli.command()
+@click.argument("build", type=READABLE)
+@click.option(
+    "--data", "data_path", type=READABLE, required=True, help="npz: x_train, y_train, x_test, y_test or x, y."
+)
+@click.option("--chip", type=click.IntRange(0), default=0, show_default=True, help="The device's seed.")
+@click.option("--epochs", type=click.IntRange(1), default=1, show_default=True)
+@click.option("--state", type=READABLE, help="Go on from what an earlier calibration stored.")
+@click.option("--out", type=READABLE, help="Store what the device has learned in this folder.")
+@click.option("--train-samples", type=click.IntRange(1), help="Use only the first so many.")
+@click.option("--test-samples", type=click.IntRange(1), help="Use only the first so many.")
+@click.option("--device", default="cpu", show_default=True, help="Where torch computes: cpu or cuda.")
+@output_options
+def calibrate(
+    build: Path, data_path: Path, chip: int, epochs: int, state: Path | None, out: Path | None,
+    train_samples: int | None, test_samples: int | None, device: str, as_json: bool, quiet: bool,
+) -> None:  # fmt: skip
+    """Let one device repair itself by online LTL on training samples."""
+    if out is not None:
+        api.check_place(out)
+    api.check_device(device)
+    artifact = api.open(build)
+    stored = None if state is None else Bundle.read(state, "chip")
+    on = artifact.load(chip, stored, device)
+    samples = data_files.load(
+        data_path, scaling=api.scaling_of(artifact), train_samples=train_samples, test_samples=test_samples
+    )
+    samples.check(artifact.graph)
+    with show.progress(quiet) as progress:
+        before = api.run(artifact, samples.test, on, device, progress)[0]
+        ledger = on.calibrate(samples, epochs, progress)
+        after = api.run(artifact, samples.test, on, device, progress)[0]
+    for step, share in (("test, before", before), ("test, calibrated", after)):
+        ledger.add(Row(step, share, "test"))
+    if out is not None:
+        on.state().write(out)
+    if as_json:
+        where = None if out is None else str(out)
+        return show.emit({"chip": chip, "before": before, "after": after, "ledger": ledger.to_json(), "state": where})
+    return show.show_ledger(ledger)
+
+
+def listing(name: str, table: spec.Registry[Any], text: str) -> None:
+    """Add a command that lists a registry."""
+
+    @cli.command(name, help=text)
+    @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
+    def command(as_json: bool) -> None:
+        rows = [(entry, (cls.__doc__ or "").splitlines()[0], spec.describe(cls)) for entry, cls in table.items()]
+        if as_json:
+            return show.emit(
+                {
+                    entry: {
+                        "about": about,
+                        "options": [dict(zip(("name", "type", "default"), o, strict=True)) for o in has],
+                    }
+                    for entry, about, has in rows
+                }
+            )
+        for entry, about, has in rows:
+            show.out().print(f"{entry}  {about}")
+            for option, kind, default in has:
+                show.out().print(f"    {option}={default}  ({kind})")
+        return None
+
+
+listing("passes", PASSES, "List the passes and their options.")
+listing("trainers", TRAINERS, "List the learning rules and their options.")
+listing("targets", TARGETS, "List the chips and their options.")
+
+
+def main() -> None:
+    """Run the command line; errors of the user end with code 2 and no traceback."""
+    try:
+        cli.main(standalone_mode=False)
+    except click.exceptions.Exit as done:
+        sys.exit(done.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except SnncError as error:
+        notes = "".join(f"\n  {note}" for note in getattr(error, "__notes__", []))
+        print(f"error: {error}{notes}", file=sys.stderr)
+        if "--json" in sys.argv:
+            print(json.dumps({"ok": False, "error": str(error)}))
+        sys.exit(2)
+    except (click.Abort, KeyboardInterrupt):
+        print("interrupted; nothing was written", file=sys.stderr)
+        sys.exit(130)

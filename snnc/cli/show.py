@@ -1,0 +1,143 @@
+"""What the command line prints: progress and messages on standard error, results on standard output."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
+from rich.table import Table
+
+from snnc.api import Build, Check
+from snnc.errors import printable
+from snnc.pipeline import Progress, silent
+from snnc.report import Ledger, percent
+from snnc.sim.cost import Cost
+
+WIDE = 120
+EVERY = 5.0
+"""Seconds between two lines of progress where no terminal can draw a bar."""
+
+
+@contextmanager
+def progress(quiet: bool) -> Iterator[Progress]:
+    """A bar with the time left on a terminal, now and then a line elsewhere, nothing if `quiet`."""
+    console = Console(stderr=True)
+    if quiet:
+        yield silent
+    elif console.is_terminal:
+        columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+        with Bars(*columns, console=console, transient=True) as bars:
+            yield _bar(bars)
+    else:
+        yield _lines(console)
+
+
+def _bar(bars: Bars) -> Progress:
+    task: list[tuple[str, TaskID]] = []
+
+    def tell(text: str, done: int, total: int) -> None:
+        kind = text.split(",")[0]
+        if not task or task[0][0] != kind:
+            for _, old in task:
+                bars.remove_task(old)
+            task[:] = [(kind, bars.add_task(text, total=total))]
+        bars.update(task[0][1], description=text, completed=done, total=total)
+
+    return tell
+
+
+def _lines(console: Console) -> Progress:
+    state = {"start": time.monotonic(), "last": time.monotonic(), "kind_start": time.monotonic()}
+    kind = [""]
+
+    def tell(text: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        if text.split(",")[0] != kind[0]:
+            kind[0], state["kind_start"] = text.split(",")[0], now
+        if now - state["last"] < EVERY:
+            return
+        state["last"] = now
+        took = now - state["kind_start"]
+        left = f", about {took / done * (total - done):.0f} s left" if done and took > 1 else ""
+        console.print(f"{text}: {done}/{total}{left}", highlight=False, markup=False)
+
+    return tell
+
+
+def emit(value: object) -> None:
+    """One JSON object on standard output."""
+    print(json.dumps(value, indent=1, sort_keys=True, allow_nan=False))
+
+
+def out() -> Console:
+    """Where results go; never narrower than `WIDE` where no terminal sets the width."""
+    console = Console(highlight=False, markup=False)
+    return console if console.is_terminal else Console(highlight=False, markup=False, width=max(console.width, WIDE))
+
+
+def show_ledger(ledger: Ledger) -> None:
+    """The ledger as text; its notes may quote names from the user's files."""
+    out().print(printable(str(ledger), 10**6))
+
+
+def show_build(made: Build, place: str) -> None:
+    """The ledger, the chips, the cost and where the artifact lies."""
+    console = out()
+    show_ledger(made.ledger)
+    if made.chips:
+        console.print()
+        console.print(chips_table(made.chips))
+    console.print()
+    console.print(cost_text(made.cost))
+    for finding in made.limits:
+        if not finding.ok:
+            at = f" at {finding.layer}" if finding.layer else ""
+            console.print(f"{finding.limit}{at}: {finding.value:g} of {finding.allowed:g}; {finding.note}")
+    console.print(f"unchecked on the real chip: {', '.join(made.artifact.target.limits.unchecked)}")
+    console.print(f"\nartifact {place}  sha256 {made.artifact.digest}")
+
+
+def chips_table(chips: list[dict[str, Any]]) -> Table:
+    """One row a device."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("chip", "before", "calibrated"):
+        table.add_column(name, justify="right")
+    for chip in chips:
+        table.add_row(str(chip["seed"]), percent(chip["before"]), percent(chip["after"]))
+    return table
+
+
+def cost_text(cost: Cost) -> str:
+    """Operations per inference and sizes."""
+    ratio = f" ({cost.synops / cost.ann_macs:.2f} of the ANN's MACs)" if cost.ann_macs else ""
+    fan_in = ", ".join(f"{name} {most}" for name, most in cost.fan_in.items())
+    return (
+        f"per inference: {cost.synops:,.0f} SynOps{ratio}, {cost.input_macs:,} MACs of the input layer once, "
+        f"{cost.spikes:,.0f} spikes ({cost.rate:.1%} of neurons a step); ANN {cost.ann_macs:,} MACs\n"
+        f"network: {cost.neurons:,} neurons, {cost.weights:,} weights, {cost.synapses:,} synapses, fan-in {fan_in}"
+    )
+
+
+def show_check(found: Check, target: str | None) -> None:
+    """A table of nodes, then limits."""
+    console = out()
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("node", "op", "becomes", "why; try"):
+        table.add_column(name, overflow="fold")
+    for f in found.findings:
+        table.add_row(printable(f.node, 80), f.op, f.status, printable("; ".join(filter(None, (f.why, f.hint)))))
+    console.print(table)
+    for limit in found.limits:
+        mark = "ok" if limit.ok else ("BROKEN" if limit.wall else "over")
+        at = f" at {limit.layer}" if limit.layer else ""
+        note = f"; {limit.note}" if limit.note else ""
+        console.print(f"{mark:6} {limit.limit}{at}: {limit.value:g} of {limit.allowed:g}{note}")
+    if found.unchecked:
+        console.print(f"unchecked on the real chip: {', '.join(found.unchecked)}")
+    console.print("can be compiled" if found.ok else "cannot be compiled" + (f" for {target}" if target else ""))

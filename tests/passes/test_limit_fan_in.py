@@ -1,0 +1,218 @@
+"""limit-fan-in: few inputs that stand in for many, masks, biases."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from snnc.data import Data, Split
+from snnc.errors import PipelineError
+from snnc.ir import Array, Constraint, Graph, Stage, to_text, verify
+from snnc.passes import LimitFanIn, QuantizeWeights
+from snnc.pipeline import Context
+from snnc.sim.cost import fan_in
+from snnc.sim.reference import run
+from tests.conftest import Golden
+from tests.graphs import Builder, data_for, spiking
+
+WEIGHT = [[4, -3, 2, 1, 0.5, 0.25], [0.1, 0.2, 0.3, -0.4, 0.5, -0.6], [1, 1, 1, 1, 1, 1]]
+
+BIAS: dict[str, Any] = {"bias": [1, -2, 3], "bias_at": "first-step"}
+
+
+def network(weight: Any = WEIGHT, **bias: Any) -> Graph:
+    """One layer of neurons that listens to its input as currents."""
+    b = Builder({"x": (len(weight[0]),)}, 4)
+    b("hidden", "dense", b("current", "encode", "x"), weight=weight, **bias)
+    b("lif", "lif", "hidden")
+    return b.graph(b("count", "decode", "lif"))
+
+
+def data(x: Array) -> Data:
+    split = Split(x.astype(np.float32), np.zeros(len(x), np.int64))
+    return Data(split, split, split)
+
+
+def orthogonal(count: int = 6, strength: Any = 1.0) -> Array:
+    """Inputs of mean 0 without any correlation, each with its own strength."""
+    hadamard = np.array([[1]])
+    while len(hadamard) <= count:
+        hadamard = np.block([[hadamard, hadamard], [hadamard, -hadamard]])
+    return hadamard[:, 1 : count + 1] * np.broadcast_to(strength, count)
+
+
+def limited(graph: Graph, given: Data, k: int) -> tuple[Graph, list[str]]:
+    ctx = Context(given)
+    new = LimitFanIn(k).run(graph, ctx)
+    verify(new)
+    assert new.stage is Stage.CONSTRAINED
+    return new, ctx.notes
+
+
+def drive(graph: Graph, x: Array, node: str = "hidden") -> Array:
+    """The charge that arrives over all steps, [N, ...]."""
+    found: dict[str, Array] = {}
+    run(graph, {next(iter(graph.inputs)): x}, record=found)
+    return np.asarray(found[node].sum(axis=0))
+
+
+def kept(graph: Graph, node: str = "hidden") -> list[list[int]]:
+    mask = graph.constraints[f"{node}.weight"].mask
+    assert mask is not None
+    return [np.flatnonzero(row).tolist() for row in mask]
+
+
+def test_of_independent_inputs_the_strongest_stay_as_they_are() -> None:
+    new, notes = limited(network(), data(orthogonal()), 3)
+    assert kept(new) == [[0, 1, 2], [3, 4, 5], [0, 1, 2]]  # ties go to the first
+    weight = new.params["hidden.weight"]
+    np.testing.assert_allclose(weight[0], [4, -3, 2, 0, 0, 0], rtol=2e-3)
+    np.testing.assert_allclose(weight[1], [0, 0, 0, -0.4, 0.5, -0.6], rtol=2e-3)
+    np.testing.assert_allclose(new.params["hidden.bias"], 0, atol=1e-6)
+    assert notes == ["hidden: fan-in 6 -> 3, 50% of weights cut"]
+    assert fan_in(new) == {"lif": 3}
+
+
+def test_strength_counts_what_the_input_does() -> None:
+    """A large weight on an input that hardly varies is no loss."""
+    new, _ = limited(network(), data(orthogonal(strength=[0.01, 1, 1, 1, 1, 9])), 2)
+    assert kept(new)[0] == [1, 5]
+
+
+def test_one_of_two_equal_inputs_takes_over_the_weight_of_both() -> None:
+    x = orthogonal(3)[:, [0, 0, 1, 1, 2, 2]]
+    graph = network([[1, 2, 3, 1, 1, 1]])
+    new, _ = limited(graph, data(x), 3)
+    assert np.count_nonzero(new.params["hidden.weight"]) == 3
+    np.testing.assert_allclose(drive(new, x), drive(graph, x), atol=0.01)
+
+
+@pytest.mark.parametrize("bias", [{}, {"bias": [1, -2, 3], "bias_at": "per-step"}, BIAS], ids=str)
+def test_the_mean_drive_stays(bias: dict[str, Any]) -> None:
+    x = np.random.default_rng(0).gamma(1, 1, (100, 6))
+    graph = network(**bias)
+    new, _ = limited(graph, data(x), 2)
+    before, after = drive(graph, x), drive(new, x)
+    np.testing.assert_allclose(after.mean(axis=0), before.mean(axis=0), rtol=1e-4)
+    assert np.abs(after - before).max() > 0.1
+    assert new["hidden"].attrs["bias_at"] == bias.get("bias_at", "per-step")
+
+
+def test_the_mean_drive_of_a_conv_stays_borders_included() -> None:
+    rng = np.random.default_rng(0)
+    b = Builder({"x": (4, 5, 5)}, 4)
+    weight = rng.normal(size=(4, 2, 3, 3))
+    b("hidden", "conv", b("current", "encode", "x"), weight=weight, group=2, pads=(1, 0, 1, 2), strides=(2, 1))
+    b("lif", "lif", "hidden")
+    graph = b.graph(b("count", "decode", "lif"))
+    x = rng.gamma(1, 1, (50, 4, 5, 5))
+    new, _ = limited(graph, data(x), 5)
+    before, after = (drive(g, x).mean(axis=(0, 2, 3)) for g in (graph, new))
+    np.testing.assert_allclose(after, before, rtol=1e-4, atol=1e-4)
+    assert fan_in(new) == {"lif": 5}
+    assert all(len(row) == 5 for row in kept(new))
+
+
+def test_narrow_layers_get_a_mask_and_keep_their_weights() -> None:
+    graph = network()
+    ctx = Context()
+    new = LimitFanIn(6).run(graph, ctx)
+    verify(new)
+    assert kept(new) == [list(range(6))] * 3
+    assert new.params["hidden.weight"] is graph.params["hidden.weight"]
+    assert ctx.notes == []
+
+
+def test_limited_twice_is_limited_once() -> None:
+    given = data(orthogonal())
+    for k in (3, 6):
+        new, _ = limited(network(), given, k)
+        assert LimitFanIn(k).run(new, Context(given)) is new
+        assert LimitFanIn(64).run(new, Context(given)) is new
+
+
+def test_what_was_pruned_stays_pruned() -> None:
+    """A second, tighter limit finds its inputs among those that are left; other layers keep their masks."""
+    rng = np.random.default_rng(0)
+    b = Builder({"x": (8,)}, 4)
+    b("wide", "dense", b("current", "encode", "x"), weight=rng.normal(size=(5, 8)))
+    b("lif1", "lif", "wide")
+    b("narrow", "dense", "lif1", weight=rng.normal(size=(3, 5)))
+    b("lif2", "lif", "narrow")
+    graph = b.graph(b("count", "decode", "lif2"))
+    cut = np.ones((3, 5), bool)
+    cut[:, :3] = False
+    weight = np.where(cut, graph.params["narrow.weight"], np.float32(0))
+    graph = graph.edit(
+        params={"narrow.weight": weight}, constraints={"narrow.weight": Constraint(mask=cut)}, stage=Stage.CONSTRAINED
+    )
+    mixing = rng.normal(size=(8, 8))
+    given = data(rng.normal(size=(200, 8)) @ mixing)
+    first, _ = limited(graph, given, 4)
+    second, _ = limited(first, given, 2)
+    for before, after in ((graph, first), (first, second)):
+        np.testing.assert_array_equal(after.constraints["narrow.weight"].mask, cut)
+        if before is first:
+            for rows, fewer in zip(kept(before, "wide"), kept(after, "wide"), strict=True):
+                assert len(fewer) == 2
+                assert set(fewer) <= set(rows)
+
+
+def test_levels_stay_levels() -> None:
+    quantized = QuantizeWeights(bits=4).run(network(), Context())
+    new, _ = limited(quantized, data(orthogonal()), 3)
+    assert new.constraints["hidden.weight"].bits == 4
+    assert fan_in(new) == {"lif": 3}
+
+
+def pooled() -> Graph:
+    b = Builder({"x": (2, 4, 4)}, 4)
+    b("lif1", "lif", b("current", "encode", "x"), theta=0.1)
+    b("pool", "avgpool", "lif1")
+    b("flat", "reshape", "pool", shape=(8,))
+    b("hidden", "dense", "flat", weight=np.random.default_rng(0).normal(size=(3, 8)))
+    b("lif2", "lif", "hidden")
+    return b.graph(b("count", "decode", "lif2"))
+
+
+def test_an_input_behind_a_pool_counts_as_often_as_it_can_fire() -> None:
+    given = data_for(pooled())
+    new, _ = limited(pooled(), given, 15)
+    assert all(len(row) == 3 for row in kept(new))
+    assert fan_in(new) == {"lif2": 12}
+    with pytest.raises(PipelineError) as caught:
+        limited(pooled(), given, 3)
+    assert str(caught.value) == (
+        "not one input fits into a fan-in of 3\n  at: hidden (dense)\n  try: pool-neurons before"
+    )
+
+
+def test_the_read_out_is_not_limited() -> None:
+    graph = spiking()
+    new, _ = limited(graph, data_for(graph), 36)
+    assert "dense1.weight" not in new.constraints
+    assert fan_in(new)["relu1"] == 18
+
+
+@pytest.mark.parametrize("options", [{"k": 0}, {"samples": 0}, {"k": -3}])
+def test_impossible_options(options: dict[str, int]) -> None:
+    with pytest.raises(PipelineError, match="'limit-fan-in' cannot work with k="):
+        LimitFanIn(**options)
+
+
+def test_data_is_needed_only_to_prune() -> None:
+    with pytest.raises(PipelineError, match="'limit-fan-in' needs data"):
+        LimitFanIn(3).run(network(), Context())
+
+
+def test_a_dead_input_is_no_problem() -> None:
+    new, _ = limited(network(), data(orthogonal(strength=[1, 1, 0, 0, 0, 0])), 3)
+    assert np.isfinite(new.params["hidden.weight"]).all()
+    assert kept(new)[0][:2] == [0, 1]
+
+
+def test_golden_limit_fan_in(golden: Golden) -> None:
+    graph = network()
+    golden(to_text(graph) + "\n" + to_text(limited(graph, data(orthogonal()), 3)[0]))

@@ -1,0 +1,315 @@
+"""threshold-layernorm: exact percentiles, thresholds, worths, read-outs, refusals, and the limit of many steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from snnc.data import Data
+from snnc.errors import GraphError, PipelineError
+from snnc.ir import Array, Graph, Stage, to_text, verify
+from snnc.passes import BiasPerStep, FoldBatchNorm, PoolNeurons, ThresholdLayerNorm
+from snnc.passes.threshold_layernorm import upper_bounds
+from snnc.pipeline import Context
+from snnc.sim.reference import run
+from tests.conftest import Golden
+from tests.graphs import Builder, data_for, lenet, mlp, residual, statistics
+
+
+def lowered(graph: Graph, data: Data | None = None, **options: Any) -> tuple[Graph, list[str]]:
+    """The verified spiking graph and the notes."""
+    ctx = Context(data or data_for(graph), graph)
+    new = ThresholdLayerNorm(**options).run(graph, ctx)
+    verify(new)
+    assert new.stage is Stage.SPIKING
+    return new, ctx.notes
+
+
+def only(graph: Graph, x: Array) -> Array:
+    """The one output."""
+    (made,) = run(graph, {next(iter(graph.inputs)): x}).values()
+    return made
+
+
+def even(graph: Graph) -> Graph:
+    """With biases spread over the steps, so that all currents of a layer arrive evenly."""
+    return BiasPerStep().run(graph, Context())
+
+
+def values(graph: Graph, x: Array) -> dict[str, Array]:
+    found: dict[str, Array] = {}
+    run(graph, {next(iter(graph.inputs)): x}, record=found)
+    return found
+
+
+@pytest.mark.parametrize("percentile", [0.1, 37.5, 50, 90, 99, 99.9, 100])
+@pytest.mark.parametrize("count", [3, 64, 150])
+def test_the_percentile_is_numpys_nearest_rank(percentile: float, count: int) -> None:
+    graph = FoldBatchNorm().run(lenet(), Context())
+    data = data_for(graph, count)
+    found = upper_bounds(graph, data.train, percentile, Context())
+    for name, array in values(graph, data.train.x()).items():
+        if name.startswith("relu"):
+            rank = np.percentile(array.astype(np.float32), percentile, method="inverted_cdf")
+            expected = rank if rank > 0 else array.max()
+            assert found[name] == pytest.approx(expected, rel=1e-5)
+
+
+def test_only_the_calibration_samples_count() -> None:
+    graph = mlp()
+    data = data_for(graph, 100)
+    few = upper_bounds(graph, data.train.take(10), 100, Context())["relu1"]
+    assert few == pytest.approx(values(graph, data.train.x(slice(0, 10)))["relu1"].max(), rel=1e-5)
+    new, _ = lowered(graph, data, samples=10, percentile=100.0, steps=8)
+    assert float(new.params["relu1.theta"]) == pytest.approx(few / 8)
+
+
+@pytest.mark.parametrize("steps", [1, 4, 16])
+@pytest.mark.parametrize("start", [0.0, 0.5])
+def test_one_spike_stands_for_theta(steps: int, start: float) -> None:
+    graph = mlp()
+    new, _ = lowered(graph, steps=steps, start=start, alpha=0.9, reset="zero", percentile=99.0)
+    bound = upper_bounds(graph, data_for(graph).train, 99, Context())["relu1"]
+    theta = np.float32(bound / steps)
+    assert new.steps == steps
+    assert new["relu1"].attrs["reset"] == "zero"
+    assert new.params["relu1.theta"] == theta
+    assert float(new.params["relu1.u0"]) == pytest.approx(start * theta)
+    assert new.params["relu1.alpha"] == np.float32(0.9)
+    np.testing.assert_allclose(new.params["dense2.weight"], graph.params["dense2.weight"] * theta, rtol=1e-6)
+    np.testing.assert_array_equal(new.params["dense2.bias"], graph.params["dense2.bias"])
+    np.testing.assert_array_equal(new.params["dense1.weight"], graph.params["dense1.weight"])
+
+
+def test_golden_threshold_layernorm(golden: Golden) -> None:
+    graph = residual()
+    golden(to_text(graph) + "\n" + to_text(lowered(graph)[0]))
+
+
+def test_branches_of_unequal_scale_keep_their_worths_as_scales() -> None:
+    graph = residual()
+    new, _ = lowered(graph)
+    scales = {n.name for n in new.nodes if n.op == "scale"}
+    assert scales == {"relu1.worth", "relu2.worth"}
+    assert new["sum"].inputs == ("relu1.worth", "relu2.worth")
+    thetas = [float(new.params[f"relu{i}.theta"]) for i in (1, 2)]
+    assert thetas[0] != pytest.approx(thetas[1], rel=0.1)
+    assert [float(new.params[f"relu{i}.worth.factor"]) for i in (1, 2)] == thetas
+    assert new["dense1"].inputs[0] == "flat"
+
+
+def test_worths_pass_pools_and_reshapes_and_stop_at_concats() -> None:
+    b = Builder({"x": (2, 4, 4)})
+    b("relu1", "relu", "x")
+    b("scaled", "scale", "x", factor=3)
+    b("relu2", "relu", "scaled")
+    b("both", "concat", "relu1", "relu2")
+    b("conv1", "conv", "both", weight=np.ones((2, 4, 1, 1)))
+    b("relu3", "relu", "conv1")
+    b("pool1", "avgpool", "relu3")
+    b("flat", "reshape", "pool1", shape=(8,))
+    graph = b.graph(b("dense1", "dense", "flat", weight=np.ones((2, 8))))
+    new, _ = lowered(graph)
+    assert {n.name for n in new.nodes if n.op == "scale"} == {"scaled", "relu1.worth", "relu2.worth"}
+    assert new.type("flat").kind == "current"
+    theta = float(new.params["relu3.theta"])
+    np.testing.assert_allclose(new.params["dense1.weight"], theta)
+    np.testing.assert_array_equal(new.params["conv1.weight"], 1)
+
+
+def test_a_worth_is_absorbed_by_every_layer_that_reads_it() -> None:
+    b = Builder({"x": (3,)})
+    b("relu1", "relu", "x")
+    b("left", "dense", "relu1", weight=np.ones((2, 3)))
+    b("right", "dense", "relu1", weight=np.full((2, 3), 2))
+    graph = b.graph(b("sum", "add", "left", "right"))
+    new, _ = lowered(graph)
+    theta = new.params["relu1.theta"]
+    assert not any(n.op == "scale" for n in new.nodes)
+    np.testing.assert_array_equal(new.params["left.weight"], np.full((2, 3), theta))
+    np.testing.assert_array_equal(new.params["right.weight"], np.full((2, 3), 2 * theta))
+
+
+def test_thresholds_stay_below_the_maximum_of_a_relu6() -> None:
+    b = Builder({"x": (4,)})
+    b("big", "scale", "x", factor=100)
+    graph = b.graph(b("relu1", "relu", "big", max=6.0))
+    new, _ = lowered(graph, steps=12, percentile=100.0)
+    assert float(new.params["relu1.theta"]) == 0.5
+    x = np.array([[1, 0.03, 0.0, -1]], np.float32)
+    np.testing.assert_allclose(values(new, x)["relu1"].sum(axis=0), [[12, 6, 0, 0]])
+
+
+def test_dead_and_sparse_layers_are_noted() -> None:
+    b = Builder({"x": (2,)})
+    b("off", "scale", "x", factor=0, bias=-1)
+    b("dead", "relu", "off")
+    b("rare", "relu", "x")
+    graph = b.graph(b("sum", "add", "dead", "rare"))
+    x = np.full((40, 2), -1, np.float32)
+    x[7, 1] = 5
+    new, notes = lowered(graph, data_for(graph, x=x), percentile=90.0, steps=10)
+    assert "dead (relu): the 90.0 percentile is 0, threshold set from 1" in notes
+    assert "rare (relu): the 90.0 percentile is 0, threshold set from the maximum" in notes
+    assert float(new.params["dead.theta"]) == pytest.approx(0.1)
+    assert float(new.params["rare.theta"]) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"steps": 0}, "steps=0"),
+        ({"percentile": 0}, "percentile=0"),
+        ({"percentile": 100.1}, "percentile=100.1"),
+        ({"samples": 0, "start": 1.0, "alpha": 0.0}, "samples=0, start=1.0, alpha=0.0"),
+        ({"start": -0.1, "alpha": 1.1}, "start=-0.1, alpha=1.1"),
+        ({"percentile": float("nan")}, "percentile=nan"),
+    ],
+)
+def test_impossible_options(options: dict[str, Any], text: str) -> None:
+    with pytest.raises(PipelineError) as caught:
+        ThresholdLayerNorm(**options)
+    assert str(caught.value) == f"'threshold-layernorm' cannot work with {text}"
+
+
+def test_data_is_needed() -> None:
+    with pytest.raises(PipelineError, match="'threshold-layernorm' needs data"):
+        ThresholdLayerNorm().run(mlp(), Context())
+
+
+def test_everything_without_a_spiking_form_is_refused_at_once() -> None:
+    rng = np.random.default_rng(0)
+    b = Builder({"x": (2, 4, 4)})
+    b("bn1", "batchnorm", "x", **statistics(rng, 2))
+    b("pool1", "maxpool", "bn1")
+    b("share", "softmax", "pool1")
+    b("relu1", "relu", "share")
+    b("bn2", "batchnorm", "relu1", **statistics(rng, 2))
+    graph = b.graph("bn2")
+    with pytest.raises(GraphError) as caught:
+        lowered(graph, data_for(mlp()))
+    text = str(caught.value)
+    assert text.startswith("the network cannot become spiking as it is\n")
+    for op, node, hint in (
+        ("batchnorm", "bn1", "run fold-batchnorm before"),
+        ("maxpool", "pool1", "run replace-max-pool before"),
+        ("softmax", "share", "only the end of a network may stay analog"),
+        ("batchnorm", "bn2", "run fold-batchnorm before"),
+    ):
+        assert f"  - '{op}' has no spiking form\n      at: {node} ({op})\n      try: {hint}" in text
+
+
+def test_a_network_without_relu_is_refused() -> None:
+    b = Builder({"x": (3,)})
+    graph = b.graph(b("dense1", "dense", "x", weight=np.ones((2, 3))))
+    with pytest.raises(GraphError, match="the network has no relu that could become neurons"):
+        lowered(graph)
+
+
+def head(*ops: str) -> Graph:
+    """An mlp with the named analog ops behind its scores."""
+    rng = np.random.default_rng(0)
+    b = Builder({"x": (6,)})
+    b("dense1", "dense", "x", weight=rng.normal(size=(8, 6)))
+    b("relu1", "relu", "dense1")
+    at = b("dense2", "dense", "relu1", weight=rng.normal(size=(3, 8)), bias=[1, 2, 3])
+    for op in ops:
+        parts = {"dense": {"weight": rng.normal(size=(3, 3)), "bias": [1, 0, -1]}, "scale": {"factor": 2.0}}.get(op, {})
+        at = b(op, op, at, **parts)
+    return b.graph(at)
+
+
+@pytest.mark.parametrize(
+    "ops", [("softmax",), ("logsoftmax",), ("softmax", "scale"), ("softmax", "dense"), ("scale", "softmax", "dense")]
+)
+def test_the_end_behind_a_softmax_stays_analog(ops: tuple[str, ...]) -> None:
+    graph = head(*ops)
+    new, _ = lowered(graph, steps=256, percentile=100.0)
+    first = next(op for op in ops if op.endswith("softmax"))
+    source = new[first].inputs[0]
+    assert new[source].op == "decode"
+    assert all(new.type(op).kind == "analog" for op in ops[ops.index(first) :])
+    x = data_for(graph).train.x()
+    np.testing.assert_allclose(only(even(new), x), only(graph, x), atol=0.15)
+
+
+def test_a_value_of_both_worlds_is_decoded_where_they_meet() -> None:
+    b = Builder({"x": (3,)})
+    b("relu1", "relu", "x")
+    b("share", "softmax", "relu1")
+    b("dense1", "dense", "relu1", weight=np.eye(3))
+    graph = b.graph(b("sum", "add", "dense1", "share"))
+    new, _ = lowered(graph, steps=64, percentile=100.0)
+    x = data_for(graph).train.x()
+    np.testing.assert_allclose(only(new, x), only(graph, x), atol=0.1)
+
+
+def test_a_relu_can_be_the_output() -> None:
+    b = Builder({"x": (3,)})
+    graph = b.graph(b("relu1", "relu", "x"))
+    new, _ = lowered(graph, steps=64, percentile=100.0)
+    x = data_for(graph).train.x()
+    theta = float(new.params["relu1.theta"])
+    made, expected = run(new, {"x": x})["out_relu1"], run(graph, {"x": x})["out_relu1"]
+    assert np.abs(made - expected).max() <= theta / 2 + 1e-6
+
+
+def test_several_outputs_are_decoded_each() -> None:
+    b = Builder({"x": (3,)})
+    b("relu1", "relu", "x")
+    b("dense1", "dense", "relu1", weight=np.eye(3), bias=[1, 0, 0])
+    b("share", "softmax", "dense1")
+    graph = b.graph("dense1", "share", "relu1", "x")
+    new, _ = lowered(graph, steps=64, percentile=100.0)
+    assert set(new.outputs) == set(graph.outputs)
+    assert len([n for n in new.nodes if n.op == "decode"]) == 3
+    x = data_for(graph).train.x()
+    made, expected = run(new, {"x": x}), run(graph, {"x": x})
+    for user in graph.outputs:
+        np.testing.assert_allclose(made[user], expected[user], atol=0.1)
+
+
+def test_biases_arrive_whole_and_the_note_says_so() -> None:
+    new, notes = lowered(mlp())
+    assert new["dense1"].attrs["bias_at"] == new["dense2"].attrs["bias_at"] == "first-step"
+    assert notes == ["biases arrive whole at the first step until bias-per-step spreads them"]
+    assert lowered(residual())[0]["conv1"].attrs.get("bias_at") is None
+
+
+@pytest.mark.parametrize("code", ["direct", "first-step"])
+def test_inputs_become_currents_by_code(code: str) -> None:
+    new, _ = lowered(mlp(), code=code)
+    assert new["x.current"].attrs["code"] == code
+    assert new["dense1"].inputs[0] == "x.current"
+
+
+def test_first_layer_counts_are_the_closed_form() -> None:
+    """First-step coding and bias: V arrives whole, count = clip(floor(V / theta + 1/2), 0, T)."""
+    graph = mlp()
+    new, _ = lowered(graph, steps=16, code="first-step", percentile=90.0)
+    x = data_for(graph).train.x()
+    theta = float(new.params["relu1.theta"])
+    charge = values(graph, x)["dense1"]
+    counts = values(new, x)["relu1"].sum(axis=0)
+    np.testing.assert_array_equal(counts, np.clip(np.floor(charge / theta + 0.5), 0, 16))
+
+
+@pytest.mark.parametrize(
+    ("model", "code"), [(mlp, "direct"), (lenet, "direct"), (residual, "direct"), (mlp, "first-step")]
+)
+def test_many_steps_approach_the_analog_network(model: Callable[[], Graph], code: str) -> None:
+    """The error falls as 1/T where currents are even: a spike cannot be taken back when inhibition comes later."""
+    graph = PoolNeurons().run(FoldBatchNorm().run(model(), Context()), Context())
+    x = data_for(graph).train.x()
+    expected = only(graph, x)
+    errors = []
+    for steps in (8, 64, 512):
+        new, _ = lowered(graph, steps=steps, percentile=100.0, code=code)
+        made = only(even(new) if code == "direct" else new, x)
+        errors.append(float(np.sqrt(np.mean((made - expected) ** 2)) / expected.std()))
+    assert errors[1] < errors[0] / 3
+    assert errors[2] < errors[1] / 3
+    assert errors[2] < 0.01

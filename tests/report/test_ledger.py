@@ -1,0 +1,59 @@
+"""The ledger as text and as plain data."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from snnc.report import Ledger, Row, change, percent, worst
+
+ROWS = [
+    Row("fold-batchnorm", 0.9, "validation", "analog", 7, {"relu1": 0.0}, ("kept bn2 as a scale",), True, 1.23456),
+    Row("replace-max-pool", 0.9, "validation", "analog", 7, {}, (), False, 0.0),
+    Row("ltl{epochs=2}", 0.95, "validation", "constrained", 9, {"a": 0.125, "b": 0.25}, (), True, 61.0),
+    Row("test", 0.5, "test"),
+    Row("teacher", None),
+]
+
+
+def test_text() -> None:
+    assert str(Ledger(ROWS)) == (
+        "step              accuracy  change  seconds  largest layer error\n"
+        "-- on the validation samples\n"
+        "fold-batchnorm     90.00 %              1.2  relu1 0.0 %\n"
+        "    kept bn2 as a scale\n"
+        "replace-max-pool   90.00 %    same      0.0\n"
+        "ltl{epochs=2}      95.00 %   +5.00     61.0  b 25.0 %\n"
+        "-- on the test samples\n"
+        "test               50.00 %              0.0\n"
+        "teacher                                 0.0"
+    )
+
+
+def test_json_is_plain_and_without_times_repeatable() -> None:
+    made = Ledger(ROWS).to_json()
+    assert json.loads(json.dumps(made)) == made
+    assert made[0]["seconds"] == 1.235
+    assert made[2]["error"] == {"a": 0.125, "b": 0.25}
+    assert made[4]["accuracy"] is None
+    assert all("seconds" not in row for row in Ledger(ROWS).to_json(timed=False))
+
+
+def test_rows_by_the_name_of_their_step() -> None:
+    assert Ledger(ROWS)["ltl"] is ROWS[2]
+    with pytest.raises(KeyError, match=r"no step is named 'lt1'.*replace-max-pool"):
+        Ledger(ROWS)["lt1"]
+
+
+def test_changes_compare_only_within_a_split() -> None:
+    before: dict[str, float] = {}
+    assert [change(row, before) for row in ROWS] == ["", "same", "+5.00", "", ""]
+    assert before == {"validation": 0.95, "test": 0.5}
+    assert change(Row("x", 0.4, "test"), before) == "-10.00"
+
+
+def test_words() -> None:
+    assert percent(0.97312) == "97.31 %"
+    assert percent(None) == ""
+    assert worst(Row("x", error={})) == ""

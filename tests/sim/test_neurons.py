@@ -1,0 +1,125 @@
+"""Neurons against closed forms and sums done by hand, in every executor."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from snnc.ir import Array, Graph
+from snnc.sim.neurons import boxcar, membrane, spike
+from tests.graphs import Builder
+from tests.sim.executors import EXECUTORS, Trace
+
+
+@pytest.fixture(params=EXECUTORS)
+def trace(request: pytest.FixtureRequest) -> Trace:
+    return EXECUTORS[request.param]
+
+
+def one_layer(steps: int, code: str = "first-step", **neuron: Any) -> Graph:
+    b = Builder({"x": (1,)}, steps)
+    b("current", "encode", "x", code=code)
+    b("lif", "lif", "current", **neuron)
+    return b.graph(b("count", "decode", "lif"))
+
+
+def column(values: Any) -> dict[str, Array]:
+    return {"x": np.asarray(values, np.float32)[:, None]}
+
+
+@pytest.mark.parametrize("u0", [0.0, 0.5, 2.0])
+@pytest.mark.parametrize("theta", [1.0, 0.75])
+def test_first_step_charge_is_counted_out(trace: Trace, theta: float, u0: float) -> None:
+    """count = clip(floor((V + u0) / theta), 0, T), the whole charge V given at the first step."""
+    steps, charge = 5, np.arange(-3, 8, 0.125)
+    count = trace(one_layer(steps, theta=theta, u0=u0), column(charge))["out_count"][:, 0]
+    np.testing.assert_array_equal(count, np.clip(np.floor((charge + u0) / theta), 0, steps))
+    assert count.min() == 0
+    assert count.max() == steps
+
+
+def test_direct_coding_fires_at_the_rate_of_its_current(trace: Trace) -> None:
+    """A constant current x/T with reset by subtraction gives floor((x + u0) / theta) spikes, at most T."""
+    steps, x = 8, np.arange(0, 40, 0.5)
+    count = trace(one_layer(steps, "direct", theta=2.0, u0=1.0), column(x))["out_count"][:, 0]
+    np.testing.assert_array_equal(count, np.minimum(np.floor((x + 1) / 2), steps))
+
+
+def test_negative_potential_is_remembered(trace: Trace) -> None:
+    """No rectification of the membrane: -3 then +1 a step fires once at the fourth of five steps of size 1."""
+    b = Builder({"x": (1,)}, 5)
+    b("current", "encode", "x", code="first-step")
+    b("drive", "scale", "current", factor=-3, bias=[1], bias_at="per-step")
+    b("lif", "lif", "drive")
+    train = trace(b.graph(b("count", "decode", "lif")), column([1]))["lif"][:, 0, 0]
+    assert train.tolist() == [0, 0, 0, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("reset", "train"),
+    [
+        # theta 4, alpha 1/2, I = 5 a step, u0 = 2: U[1] = 1 + 5 = 6 fires
+        # U[2] = 3 + 5 - 4 = 4 fires (on the threshold), U[3] = 2 + 5 - 4 = 3, U[4] = 1.5 + 5 = 6.5 fires
+        ("subtract", [1, 1, 0, 1]),
+        # U[2] = (6 - 4)/2 + 5 = 6 fires, and so on: U = 6 at every step
+        ("subtract-decayed", [1, 1, 1, 1]),
+        # U[2] = 0 + 5 = 5 fires, and so on
+        ("zero", [1, 1, 1, 1]),
+    ],
+)
+def test_leaky_neurons_by_hand(trace: Trace, reset: str, train: list[int]) -> None:
+    made = trace(one_layer(4, "direct", alpha=0.5, theta=4, u0=2, reset=reset), column([20]))["lif"][:, 0, 0]
+    assert made.tolist() == train
+
+
+@pytest.mark.parametrize(
+    ("reset", "potentials"),
+    [
+        # theta 2, alpha 1/2, I = 3, 1, 2: U[1] = 3 fires in all
+        ("subtract", [3, 0.5, 2.25]),  # 1.5 + 1 - 2;      0.25 + 2
+        ("subtract-decayed", [3, 1.5, 2.75]),  # (3 - 2)/2 + 1;    0.75 + 2
+        ("zero", [3, 1, 2.5]),  # 0 + 1;            0.5 + 2
+    ],
+)
+def test_three_membrane_steps_by_hand(reset: str, potentials: list[float]) -> None:
+    u, s = np.zeros(1), np.zeros(1)
+    for current, expected in zip([3.0, 1.0, 2.0], potentials, strict=True):
+        u = membrane(u, s, np.array([current]), np.array(0.5), np.array(2.0), reset)
+        s = (u >= 2).astype(float)
+        assert u.tolist() == [expected]
+
+
+def test_leak_without_spikes_is_a_geometric_sum(trace: Trace) -> None:
+    """U[T] = I (1 - alpha^T) / (1 - alpha) below threshold: fires at the first T where that reaches theta."""
+    alpha, current, theta = 0.9, 1.0, 6.0
+    first = next(t for t in range(1, 100) if current * (1 - alpha**t) / (1 - alpha) >= theta)
+    train = trace(one_layer(20, "direct", alpha=alpha, theta=theta), column([20 * current]))["lif"][:, 0, 0]
+    assert int(train.argmax()) + 1 == first
+
+
+def test_params_per_channel_and_per_neuron(trace: Trace) -> None:
+    b = Builder({"x": (2, 1, 2)}, 4)
+    b("current", "encode", "x", code="first-step")
+    b("lif", "lif", "current", theta=[1, 2], u0=[[[0, 1]], [[1, 0]]], alpha=[1, 1])
+    count = trace(b.graph(b("count", "decode", "lif")), {"x": np.full((1, 2, 1, 2), 3, np.float32)})["out_count"]
+    assert count[0].tolist() == [[[3, 4]], [[2, 1]]]
+
+
+@pytest.mark.parametrize("width", [0.5, 1.0, 2.0])
+@pytest.mark.parametrize("theta", [1.0, 3.0])
+def test_boxcar_is_the_surrogate_of_the_spike(theta: float, width: float) -> None:
+    """LTL eq. 8: 1/p inside |U - theta| < p/2, 0 from the edge on."""
+    p = width * theta
+    u = torch.tensor([-p, -p / 2, -p / 4, 0.0, p / 4, p / 2, p]) + theta
+    u.requires_grad_()
+    made = spike(u, torch.tensor(theta), width)
+    assert made.tolist() == [0, 0, 0, 1, 1, 1, 1]
+    made.sum().backward()
+    assert u.grad is not None
+    np.testing.assert_allclose(u.grad, np.array([0, 0, 1, 1, 1, 0, 0]) / p)
+    grid = torch.linspace(theta - 2 * p, theta + 2 * p, 100001)
+    area = torch.trapezoid(boxcar(grid, torch.tensor(theta), width), grid)
+    assert float(area) == pytest.approx(1, abs=1e-3)

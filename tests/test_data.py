@@ -1,0 +1,324 @@
+"""Data files: scaling by hand, three parts that never overlap, and every way in which a file can be wrong."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from snnc import data
+from snnc.data import Data, Scaling, Split
+from snnc.errors import DataError
+from snnc.ir import Graph, Node, TensorType
+
+Save = Callable[..., Path]
+
+
+@pytest.fixture
+def save(tmp_path: Path) -> Save:
+    def write(name: str = "data.npz", **arrays: Any) -> Path:
+        np.savez(tmp_path / name, **arrays)
+        return tmp_path / name
+
+    return write
+
+
+def numbered(count: int, start: int = 0) -> dict[str, Any]:
+    """Samples that carry their own number."""
+    return {"x": np.arange(start, start + count, dtype=np.float32)[:, None], "y": np.arange(count) % 3}
+
+
+def ids(split: Split) -> set[int]:
+    return {int(v) for v in split.raw[:, 0]}
+
+
+# --- scaling
+
+
+def test_scaling_by_hand() -> None:
+    raw = np.array([[[[0, 255]], [[51, 102]]]], np.uint8)  # [1, 2, 1, 2]
+    made = Scaling(1 / 255, (0.5, 0.1), (0.5, 0.2))(raw)
+    assert made.dtype == np.float32
+    np.testing.assert_allclose(made, [[[[-1, 1]], [[0.5, 1.5]]]], rtol=1e-6)
+    np.testing.assert_array_equal(Scaling()(raw), raw)
+    np.testing.assert_allclose(Scaling(2.0, (1.0,), (4.0,))(np.array([[3.0]])), [[1.25]])
+
+
+@pytest.mark.parametrize("shape", [(4, 3, 2, 2), (4,)])
+def test_channels_that_do_not_fit(shape: tuple[int, ...]) -> None:
+    with pytest.raises(DataError, match="2 means or deviations for samples of shape"):
+        Scaling(1.0, (0.0, 0.0))(np.zeros(shape))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"std": (1.0, 0.0)},
+        {"std": ()},
+        {"mean": ()},
+        {"mean": (float("nan"),)},
+        {"scale": float("inf")},
+        {"scale": 0.0},
+    ],
+)
+def test_impossible_scalings(options: dict[str, Any]) -> None:
+    with pytest.raises(DataError, match="scale nothing"):
+        Scaling(**options)
+
+
+def test_samples_are_scaled_where_they_are_read() -> None:
+    split = Split(np.array([[2], [4], [6]], np.uint8), np.arange(3), Scaling(0.5))
+    np.testing.assert_array_equal(split.x(np.array([2, 0])), [[3], [1]])
+    np.testing.assert_array_equal(split.x(slice(1, None)), [[2], [3]])
+    assert split.raw.dtype == np.uint8
+    assert len(split.take(2)) == 2
+    assert split.take(None) is split
+
+
+# --- parts
+
+
+@given(st.integers(4, 300), st.booleans())
+def test_parts_are_disjoint_and_complete(tmp_path_factory: pytest.TempPathFactory, count: int, own: bool) -> None:
+    path = tmp_path_factory.mktemp("data") / "data.npz"
+    given = {"x_train": numbered(count)["x"], "y_train": numbered(count)["y"]} if own else numbered(count)
+    test = {"x_test": numbered(7, 1000)["x"], "y_test": numbered(7)["y"]} if own else {}
+    np.savez(path, **given, **test)
+    found = data.load(path)
+    parts = [ids(found.train), ids(found.validation), ids(found.test)]
+    assert sum(map(len, parts)) == len(set.union(*parts)) == count + (7 if own else 0)
+    assert set.union(*parts) == {*range(count), *(range(1000, 1007) if own else ())}
+    for split in (found.train, found.validation, found.test):
+        np.testing.assert_array_equal(split.labels, split.raw[:, 0] % 1000 % 3)
+
+
+def test_parts_are_fixed(save: Save) -> None:
+    one, two = data.load(save(**numbered(100))), data.load(save("again.npz", **numbered(100)))
+    assert ids(one.validation) == ids(two.validation)
+    assert one.digest == two.digest
+    assert len(one.test) == 10
+    assert len(one.validation) == 9
+    assert ids(one.validation) != set(range(min(ids(one.validation)), min(ids(one.validation)) + 9)), "not one block"
+
+
+def test_at_most_a_thousand_are_held_out(save: Save) -> None:
+    found = data.load(save(**numbered(30_000)))
+    assert (len(found.test), len(found.validation)) == (1000, 1000)
+
+
+def test_the_digest_depends_on_everything(save: Save) -> None:
+    base = numbered(20)
+    other = {**base, "y": base["y"][::-1].copy()}
+    digests = {
+        data.load(save(**base)).digest,
+        data.load(save(**other)).digest,
+        data.load(save(**base), scaling=Scaling(2.0)).digest,
+        data.load(save(**base), train_samples=10).digest,
+        data.load(save(x=base["x"].astype(np.float64), y=base["y"])).digest,
+    }
+    assert len(digests) == 5
+
+
+def test_first_samples_and_other_test_files(save: Save) -> None:
+    path, other = save(**numbered(50)), save("test.npz", **numbered(9, 500))
+    found = data.load(path, test=other, train_samples=30, test_samples=4)
+    assert ids(found.train) | ids(found.validation) == set(range(30)), "with a test file nothing is held out for it"
+    assert ids(found.test) == {500, 501, 502, 503}
+    both = save(
+        "both.npz", x_train=np.zeros((5, 1)), y_train=np.zeros(5, int), x_test=np.ones((3, 1)), y_test=np.ones(3, int)
+    )
+    assert ids(data.load_test(both, Scaling())) == {1}
+    assert len(data.load_test(other, Scaling(), 2)) == 2
+
+
+def test_too_few(save: Save) -> None:
+    for count in (0, 1, 2):
+        with pytest.raises(DataError, match="too few"):
+            data.load(save(**numbered(count)))
+    assert len(data.load(save(**numbered(3))).train) == 1
+
+
+# --- files
+
+
+def text_file(path: Path) -> None:
+    path.write_text("x,y\n1,2\n")
+
+
+def truncated(path: Path) -> None:
+    np.savez(path, **numbered(50))
+    path.write_bytes(path.read_bytes()[:-40])
+
+
+def pickled(path: Path) -> None:
+    np.savez(path, x=np.array([{"a": 1}], dtype=object), y=np.zeros(1, int))
+
+
+def one_array(path: Path) -> None:
+    with path.open("wb") as file:
+        np.save(file, np.zeros((3, 2)))
+
+
+def not_an_array_inside(path: Path) -> None:
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("x.npy", b"hello")
+
+
+def spoilt_header(path: Path) -> None:
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("x.npy", b"\x93NUMPY\x01\x00\x10\x00{'descr': (,    \n")
+
+
+def folder(path: Path) -> None:
+    path.mkdir()
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (text_file, "cannot be read as npz"),
+        (Path.touch, "cannot be read as npz"),
+        (truncated, "cannot be read as npz"),
+        (pickled, "cannot be read as npz: Object arrays cannot be loaded"),
+        (one_array, "is one array, not an npz file"),
+        (not_an_array_inside, "which is no array"),
+        (spoilt_header, "cannot be read as npz"),
+        (folder, "is not a file"),
+        (lambda path: None, "there is no such file"),
+    ],
+)
+def test_files_that_are_no_npz(tmp_path: Path, make: Callable[[Path], None], message: str) -> None:
+    path = tmp_path / "data.npz"
+    make(path)
+    with pytest.raises(DataError) as caught:
+        data.load(path)
+    assert message in caught.value.message
+    assert caught.value.at == str(path)
+
+
+def test_nothing_is_ever_unpickled(tmp_path: Path) -> None:
+    class Bomb:
+        def __reduce__(self) -> Any:
+            return (Path.touch, (tmp_path / "exploded",))
+
+    path = tmp_path / "bomb.npz"
+    np.savez(path, x=np.array([Bomb()], dtype=object), y=np.zeros(1, int))
+    with pytest.raises(DataError):
+        data.load(path)
+    assert not (tmp_path / "exploded").exists()
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_damaged_files_are_data_errors_whatever_the_damage(tmp_path: Path, compressed: bool) -> None:
+    buffer = io.BytesIO()
+    (np.savez_compressed if compressed else np.savez)(buffer, **numbered(30))
+    whole, path = buffer.getvalue(), tmp_path / "data.npz"
+    rng = np.random.default_rng(0)
+    refused = 0
+    for _ in range(400):
+        damaged = bytearray(whole)
+        for at in rng.integers(0, len(whole), rng.integers(1, 4)):
+            damaged[at] ^= int(rng.integers(1, 256))
+        path.write_bytes(bytes(damaged[: rng.integers(1, len(whole))] if rng.random() < 0.3 else damaged))
+        try:
+            data.load(path)
+        except DataError:
+            refused += 1
+    assert refused > 300, "the CRC finds nearly all of it"
+
+
+X, Y = np.zeros((4, 2), np.float32), np.arange(4)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({}, "holds nothing, not x_train, y_train or x, y"),
+        ({"a": X}, "holds a, not x_train, y_train or x, y"),
+        ({"x": X}, "holds x, not"),
+        ({"x": X, "y": Y[:3]}, r"y has shape [3], not one label for each of 4 samples"),
+        ({"x": X, "y": np.eye(4)}, r"y has shape [4, 4], not one label"),
+        ({"x": X, "y": Y.astype(float)}, "y is float64: labels are class numbers from 0"),
+        ({"x": X, "y": Y - 1}, "labels are class numbers from 0"),
+        ({"x": X, "y": np.full(4, 2**63, np.uint64)}, "labels are class numbers from 0"),
+        ({"x": Y, "y": Y}, "x is int64[4], not numbers [samples, ...]"),
+        ({"x": np.float32(1), "y": Y}, "x is float32[], not numbers"),
+        ({"x": X.astype(str), "y": Y}, "x is <U32[4, 2], not numbers"),
+        ({"x": X.astype(complex), "y": Y}, "not numbers"),
+        ({"x": np.where([[0, 1]] * 4, np.nan, X), "y": Y}, "x has NaN or infinity in 4 of 4 samples"),
+        ({"x": np.array([[np.inf, np.nan], [0, 0]]), "y": Y[:2]}, "x has NaN or infinity in 1 of 2 samples"),
+        ({"x_train": X, "y_train": Y, "x_test": X}, "not x_test, y_test"),
+        ({"x_train": X, "y_train": Y, "x_test": X * np.nan, "y_test": Y}, "x_test has NaN"),
+    ],
+)
+def test_arrays_that_cannot_be_used(save: Save, arrays: dict[str, Any], message: str) -> None:
+    path = save(**arrays)
+    with pytest.raises(DataError) as caught:
+        data.load(path)
+    assert message in caught.value.message
+    assert caught.value.at == str(path)
+
+
+# --- data against model
+
+
+def model(inputs: dict[str, tuple[int, ...]], shape: tuple[int, ...]) -> Graph:
+    types = {name: TensorType("analog", size) for name, size in inputs.items()}
+    size = int(np.prod(shape))
+    first = next(iter(inputs))
+    params = {"w": np.zeros((size, int(np.prod(inputs[first]))), np.float32)}
+    nodes = [
+        Node("flat", "reshape", (first,), {"shape": (int(np.prod(inputs[first])),)}),
+        Node("dense", "dense", ("flat", "w")),
+        Node("scores", "reshape", ("dense",), {"shape": shape}),
+    ]
+    return Graph(types, (), {}, {}).edit(nodes, params=params, outputs={"logits": "scores"})
+
+
+def made(shape: tuple[int, ...], classes: int, test: int = 3) -> Data:
+    def split(count: int) -> Split:
+        return Split(np.zeros((count, *shape), np.float32), np.arange(count) % classes)
+
+    return Data(split(5), split(5), split(test))
+
+
+def test_data_that_fits() -> None:
+    made((1, 2, 2), 3).check(model({"image": (1, 2, 2)}, (3,)))
+
+
+def test_data_that_does_not_fit_lists_everything() -> None:
+    with pytest.raises(DataError) as caught:
+        made((4,), 3, test=0).check(model({"image": (1, 2, 2)}, (3,)))
+    assert str(caught.value) == (
+        "the data does not fit the model\n"
+        "  - train samples have shape [4], input 'image' takes [1, 2, 2]\n"
+        "      try: reshape the samples to [1, 2, 2] each\n"
+        "  - validation samples have shape [4], input 'image' takes [1, 2, 2]\n"
+        "      try: reshape the samples to [1, 2, 2] each\n"
+        "  - the test part is empty"
+    )
+
+
+def test_labels_outside_the_classes() -> None:
+    with pytest.raises(DataError) as caught:
+        made((4,), 3).check(model({"image": (4,)}, (2,)))
+    assert [p.message for p in caught.value.problems] == [
+        f"{part} labels go up to 2, the model has 2 classes" for part in ("train", "validation", "test")
+    ]
+
+
+def test_an_output_that_is_no_list_of_scores() -> None:
+    with pytest.raises(DataError, match=r"output 'logits' has shape \[2, 2\]: accuracy needs one score per class"):
+        made((4,), 2).check(model({"image": (4,)}, (2, 2)))
+
+
+def test_several_inputs_are_named() -> None:
+    with pytest.raises(DataError, match="feeds one input and judges one output; the model has a, b, logits"):
+        made((4,), 2).check(model({"a": (4,), "b": (4,)}, (2,)))
