@@ -46,7 +46,7 @@ def test_scaling_by_hand() -> None:
     raw = np.array([[[[0, 255]], [[51, 102]]]], np.uint8)  # [1, 2, 1, 2]
     made = Scaling(1 / 255, (0.5, 0.1), (0.5, 0.2))(raw)
     assert made.dtype == np.float32
-    np.testing.assert_allclose(made, [[[[-1, 1]], [[0.5, 1.5]]]], rtol=1e-6)
+    np.testing.assert_allclose(made, np.array([[[[-1, 1]], [[0.5, 1.5]]]]), rtol=1e-6)
     np.testing.assert_array_equal(Scaling()(raw), raw)
     np.testing.assert_allclose(Scaling(2.0, (1.0,), (4.0,))(np.array([[3.0]])), [[1.25]])
 

@@ -22,6 +22,8 @@ from snnc.ir import WEIGHTED, Array, Attr, Constraint, Graph, Node, Stage, attr_
 
 FINE = 256
 """Analog parameters are multiples of 1/FINE of a weight step."""
+CROSSING = ("conv", "dense", "local", "avgpool")
+"""Ops behind which a spike's worth can go into the synapse."""
 EXACT = 2**24 // FINE
 """Potentials below this many weight steps are exact in float32."""
 
@@ -133,14 +135,13 @@ class _Layer:
         shape = self.neuron.type.shape
         for node in self.synapses:
             if node.op in ("conv", "dense", "local"):
-                scale = self._levels(node).scale
-                assert scale is not None
+                scale = self._step(node)
                 if scale.size == 1:
                     return np.full(shape, scale.reshape(())[()], np.float32)
                 return _spread(scale.reshape(-1), shape)
         for node in self.synapses:
             if node.op == "avgpool":
-                return np.full(shape, 1 / math.prod(attr_ints(node, "kernel")), np.float32)
+                return np.full(shape, _share(self.graph, node), np.float32)
         raise TargetError("these neurons have no weights that set their unit", at=self.neuron.at)
 
     def _levels(self, node: Node) -> Constraint:
@@ -153,6 +154,10 @@ class _Layer:
             raise TargetError("its weight steps differ within a neuron", at=node.at)
         return constraint
 
+    def _step(self, node: Node) -> Array:
+        """What one spike through a weight of level 1 adds."""
+        return np.asarray(np.asarray(self._levels(node).scale) * np.float32(_reads(self.graph, node)[1]), np.float32)
+
     def _synapse(self, node: Node) -> Node:
         if node.op == "avgpool":
             return self._pool(node)
@@ -160,15 +165,15 @@ class _Layer:
         shape = node.type.shape
         if node.op == "scale":
             factor = _snap(_spread(self.graph.params[own["factor"]], shape) / self.unit)
+            self.constraints[f"{node.name}.factor"] = Constraint()  # its levels were those of other units
             return self._made(node, "scale", {"factor": factor}, own)
         level = self._levels(node)
-        assert level.scale is not None
         weight = self.graph.params[own["weight"]]
         unit = (self.unit if node.op == "dense" else self.unit[:, 0, 0]).reshape(-1, *[1] * (weight.ndim - 1))
-        step = np.broadcast_to(_snap(level.scale / unit), _per_neuron(weight))
+        step = np.broadcast_to(_snap(self._step(node) / unit), _per_neuron(weight))
         if (step <= 0).any():
             raise TargetError("its weight steps are below the chip's resolution", at=node.at)
-        weight = np.asarray(np.rint(weight / level.scale) * step, np.float32)
+        weight = np.asarray(np.rint(weight / np.asarray(level.scale)) * step, np.float32)
         mask = np.ones(weight.shape, bool) if level.mask is None else level.mask
         if node.op == "conv":
             weight, mask, step = (_unrolled(a, shape) for a in (weight, mask, step))
@@ -176,10 +181,10 @@ class _Layer:
         return self._made(node, "local" if node.op == "conv" else node.op, {"weight": weight}, own)
 
     def _pool(self, node: Node) -> Node:
-        """An average pool as depthwise synapses, each a share of the window."""
+        """An average pool as depthwise synapses, each a share of the window, times what a spike is worth."""
         channels, high, wide = node.type.shape
         kernel = attr_ints(node, "kernel")
-        share = np.full((channels, high, wide, 1, *kernel), 1 / math.prod(kernel), np.float32)
+        share = np.full((channels, high, wide, 1, *kernel), _share(self.graph, node), np.float32)
         if not node.attrs["count_include_pad"] and any(attr_ints(node, "pads")):
             raise TargetError("an average pool with pads that do not count", at=node.at)
         weight = _snap(share / self.unit.reshape(channels, high, wide, 1, 1, 1))
@@ -194,7 +199,7 @@ class _Layer:
             names.append(f"{node.name}.bias")
             bias = _spread(self.graph.params[own["bias"]], node.type.shape) / self.unit
             self.params[names[-1]] = _snap(bias)
-        return replace(node, op=op, inputs=(self.graph.values(node)[0], *names))
+        return replace(node, op=op, inputs=(_reads(self.graph, node)[0], *names))
 
     def _prove_exact(self) -> None:
         """No potential can leave the range in which float32 is exact, whatever the spikes."""
@@ -220,7 +225,7 @@ def _synapses(graph: Graph, name: str) -> list[Node]:
         return [s for value in graph.values(node) for s in _synapses(graph, value)]
     if node.op not in (*WEIGHTED, "avgpool"):
         raise TargetError(f"'{node.op}' stands between synapses and neurons", at=node.at)
-    source = graph.values(node)[0]
+    source = _reads(graph, node)[0]
     while source in graph and graph[source].op == "reshape":
         source = graph.values(graph[source])[0]
     if source in graph and graph[source].op not in ("lif", "encode"):
@@ -229,10 +234,29 @@ def _synapses(graph: Graph, name: str) -> list[Node]:
     return [node]
 
 
+def _reads(graph: Graph, synapse: Node) -> tuple[str, float]:
+    """What synapses read, behind a scale that only says what spikes are worth, and that worth.
+
+    threshold-layernorm leaves such a scale where it cannot go into all that reads it: at sums and pools.
+    """
+    name = graph.values(synapse)[0]
+    if name in graph and graph[name].op == "scale" and synapse.op in CROSSING:
+        own = roles(graph[name], graph.params)
+        factor = graph.params[own["factor"]]
+        if "bias" not in own and factor.size == 1 and factor > 0:
+            return graph.values(graph[name])[0], float(factor.reshape(()))
+    return name, 1.0
+
+
+def _share(graph: Graph, pool: Node) -> float:
+    """The weight of one input of an average pool."""
+    return _reads(graph, pool)[1] / math.prod(attr_ints(pool, "kernel"))
+
+
 def _hidden(graph: Graph, name: str) -> None:
     """Refuse that anything but neurons reads a current that meets in the value `name`: no host sees currents."""
     for user in graph.users(name):
-        if user.op not in ("add", "lif"):
+        if user.op not in ("add", "lif") and not (user.op in CROSSING and _reads(graph, user)[0] != name):
             raise TargetError(f"'{user.name}' reads a current, which leaves no chip", at=graph[name].at)
     if graph[name].op == "add":
         for value in graph.values(graph[name]):

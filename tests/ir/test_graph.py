@@ -144,13 +144,13 @@ def test_graphs_are_not_pickled() -> None:
 
 
 def test_projection_rounds_ties_to_even_clips_and_masks() -> None:
-    constraint = Constraint(3, np.float32(0.5), np.array([True] * 7 + [False]))
+    constraint = Constraint(3, np.full((), 0.5, np.float32), np.array([True] * 7 + [False]))
     param = np.array([0.25, 0.75, -0.75, 1.25, 9, -9, 0.3, 1], np.float32)
     assert constraint.project(param).tolist() == [0, 1, -1, 1, 1.5, -1.5, 0.5, 0]
 
 
 def test_top_level_is_symmetric_and_needs_bits() -> None:
-    assert [Constraint(bits, np.float32(1)).top_level for bits in (2, 4, 8)] == [1, 7, 127]
+    assert [Constraint(bits, np.ones((), np.float32)).top_level for bits in (2, 4, 8)] == [1, 7, 127]
     with pytest.raises(GraphError, match="has no levels"):
         _ = Constraint(mask=np.ones(3, bool)).top_level
 

@@ -31,7 +31,10 @@ def test_all_violations_at_once() -> None:
         "skip.factor": np.float32(np.nan) * np.ones((), np.float32),
         "dense1.bias": good.params["dense1.bias"].astype(np.float64),
     }
-    constraints = {"conv2.weight": Constraint(mask=np.zeros(conv2.shape, bool)), "ghost": Constraint(4, np.float32(1))}
+    constraints = {
+        "conv2.weight": Constraint(mask=np.zeros(conv2.shape, bool)),
+        "ghost": Constraint(4, np.ones((), np.float32)),
+    }
     bad = Graph(good.inputs, tuple(nodes), params, {"y": "nobody"}, Stage.SPIKING, 0, constraints)
     message = text(bad)
     assert message.startswith("the graph breaks 10 invariant(s)\n")
@@ -71,13 +74,13 @@ def test_one_name_for_two_things() -> None:
     ("constraint", "part"),
     [
         (Constraint(bits=4), "bits without scale, or scale without bits"),
-        (Constraint(scale=np.float32(1)), "bits without scale, or scale without bits"),
+        (Constraint(scale=np.ones((), np.float32)), "bits without scale, or scale without bits"),
         (Constraint(mask=np.ones((8, 11), bool)), "is not bool[8, 12]"),
         (Constraint(mask=np.ones((8, 12), np.float32)), "is not bool[8, 12]"),
         (Constraint(4, np.zeros((8, 1), np.float32)), "is not positive float32"),
         (Constraint(4, np.ones((3, 1), np.float32)), "broadcastable to [8, 12]"),
         (Constraint(4, np.ones((1, 8, 12), np.float32)), "broadcastable to [8, 12]"),
-        (Constraint(4, np.float32(0.01)), "of 96 values of 'dense1.weight' break its constraint"),
+        (Constraint(4, np.full((), 0.01, np.float32)), "of 96 values of 'dense1.weight' break its constraint"),
     ],
 )
 def test_constraints(constraint: Constraint, part: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from snnc.ir import to_text
+from snnc.ir import Array, Graph, to_text
 from snnc.passes import BiasPerStep, ThresholdLayerNorm
 from snnc.pipeline import Context
 from snnc.sim.reference import run
@@ -12,24 +12,21 @@ from tests.conftest import Golden
 from tests.graphs import data_for, integers, mlp, spiking
 
 
-def test_the_charge_over_all_steps_stays() -> None:
-    graph = spiking(steps=4, bias_at="first-step")
-    ctx = Context()
-    new = BiasPerStep().run(graph, ctx)
-    assert {n.attrs["bias_at"] for n in new.nodes if "bias_at" in n.attrs} == {"per-step"}
-    x, before, after = integers(graph, 2), {}, {}
-    run(graph, x, record=before)
-    run(new, x, record=after)
-    np.testing.assert_array_equal(before["conv1"].sum(axis=0), after["conv1"].sum(axis=0))
-    steps = after["conv1"] - run_without_bias(new, x)
-    for step in steps:
-        np.testing.assert_array_equal(step, np.broadcast_to(graph.params["conv1.bias"][:, None, None] / 4, step.shape))
-
-
-def run_without_bias(graph, x):  # type: ignore[no-untyped-def]
-    found: dict[str, np.ndarray] = {}
-    run(graph.edit(params={"conv1.bias": np.zeros(3, np.float32)}), x, record=found)
+def currents(graph: Graph) -> Array:
+    """What arrives at the first layer, [T, N, ...]."""
+    found: dict[str, Array] = {}
+    run(graph, integers(graph, 2), record=found)
     return found["conv1"]
+
+
+def test_the_charge_over_all_steps_stays_and_is_even() -> None:
+    graph = spiking(steps=4, bias_at="first-step")
+    new = BiasPerStep().run(graph, Context())
+    assert {n.attrs["bias_at"] for n in new.nodes if "bias_at" in n.attrs} == {"per-step"}
+    np.testing.assert_array_equal(currents(new).sum(axis=0), currents(graph).sum(axis=0))
+    added = currents(new) - currents(new.edit(params={"conv1.bias": np.zeros(3, np.float32)}))
+    share = graph.params["conv1.bias"][:, None, None] / 4
+    np.testing.assert_array_equal(added, np.broadcast_to(share, added.shape))
 
 
 def test_spread_twice_is_spread_once() -> None:

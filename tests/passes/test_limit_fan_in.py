@@ -40,7 +40,7 @@ def orthogonal(count: int = 6, strength: Any = 1.0) -> Array:
     hadamard = np.array([[1]])
     while len(hadamard) <= count:
         hadamard = np.block([[hadamard, hadamard], [hadamard, -hadamard]])
-    return hadamard[:, 1 : count + 1] * np.broadcast_to(strength, count)
+    return np.asarray(hadamard[:, 1 : count + 1] * np.broadcast_to(strength, count))
 
 
 def limited(graph: Graph, given: Data, k: int) -> tuple[Graph, list[str]]:
@@ -79,6 +79,8 @@ def test_strength_counts_what_the_input_does() -> None:
     """A large weight on an input that hardly varies is no loss."""
     new, _ = limited(network(), data(orthogonal(strength=[0.01, 1, 1, 1, 1, 9])), 2)
     assert kept(new)[0] == [1, 5]
+    new, _ = limited(network(), data(orthogonal(strength=[0.01, 1, 1, 1, 1, 9])), 1)
+    assert kept(new)[0] == [1]
 
 
 def test_one_of_two_equal_inputs_takes_over_the_weight_of_both() -> None:

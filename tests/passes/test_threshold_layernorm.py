@@ -217,8 +217,8 @@ def head(*ops: str) -> Graph:
     b("relu1", "relu", "dense1")
     at = b("dense2", "dense", "relu1", weight=rng.normal(size=(3, 8)), bias=[1, 2, 3])
     for op in ops:
-        parts = {"dense": {"weight": rng.normal(size=(3, 3)), "bias": [1, 0, -1]}, "scale": {"factor": 2.0}}.get(op, {})
-        at = b(op, op, at, **parts)
+        parts: dict[str, Any] = {"weight": rng.normal(size=(3, 3)), "bias": [1, 0, -1]} if op == "dense" else {}
+        at = b(op, op, at, **parts, **({"factor": 2.0} if op == "scale" else {}))
     return b.graph(at)
 
 

@@ -57,7 +57,8 @@ def record(net: dict[str, Any]) -> tuple[list[list[str]], float]:
     leaky = alpha < 1
     drift = f"dv/dt = {'(I0 - v) / tau' if leaky else 'I0 / tau'} : 1\nI0 : 1"
     names = {"tau": -dt / np.log(alpha) if leaky else dt, "alpha": alpha}
-    groups, parts, monitors, potentials = [], [], [], []
+    groups: list[Any] = []
+    parts, monitors, potentials = [], [], []
     for layer in net["layers"]:
         theta = float(np.float32(layer["theta"]))
         group = b2.NeuronGroup(

@@ -44,7 +44,7 @@ def build(op: str, *shapes: tuple[int, ...], **parts: Any) -> Graph:
 
 
 def positions(size: tuple[int, int], kernel: tuple[int, int], w: dict[str, Any]) -> tuple[int, int]:
-    return tuple(  # type: ignore[return-value]
+    return tuple(
         (size[a] + w["pads"][a] + w["pads"][a + 2] - w["dilations"][a] * (kernel[a] - 1) - 1) // w["strides"][a] + 1
         for a in (0, 1)
     )

@@ -117,7 +117,7 @@ def test_boxcar_is_the_surrogate_of_the_spike(theta: float, width: float) -> Non
     u.requires_grad_()
     made = spike(u, torch.tensor(theta), width)
     assert made.tolist() == [0, 0, 0, 1, 1, 1, 1]
-    made.sum().backward()
+    made.sum().backward()  # type: ignore[no-untyped-call]
     assert u.grad is not None
     np.testing.assert_allclose(u.grad, np.array([0, 0, 1, 1, 1, 0, 0]) / p)
     grid = torch.linspace(theta - 2 * p, theta + 2 * p, 100001)

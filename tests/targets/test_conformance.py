@@ -21,8 +21,7 @@ from snnc.sim import torch as executor
 from snnc.sim.reference import run
 from snnc.target import Artifact, Target
 from snnc.targets import TARGETS
-
-from .conftest import data, images, teacher
+from tests.targets.networks import data, images, teacher
 
 RECIPE_NEEDS = 0.5
 """The least share of right answers behind a default recipe; chance is about a third."""
@@ -205,3 +204,13 @@ def test_the_state_of_another_chip_is_refused(artifact: Artifact, samples: Data,
         artifact.load(6, state)
     with pytest.raises(ArtifactError):
         artifact.load(5, STRANGERS[what](state))
+
+
+@pytest.mark.parametrize("net", ["plain", "residual"])
+def test_the_default_recipe_takes_other_networks_too(target: Target, net: str) -> None:
+    samples = data(net)
+    made, ledger = target.pipeline()(teacher(net), data=samples)
+    assert ledger.rows[-1].accuracy is not None
+    assert ledger.rows[-1].accuracy >= RECIPE_NEEDS
+    before = target.compile(made).load(1).calibrate(samples, epochs=0).rows[0]
+    assert before.accuracy is not None

@@ -195,7 +195,7 @@ def test_epochs_see_every_training_sample_once_in_another_order(lowered: Lower, 
     loop("rule", graph, Context(data, graph.teacher), Schedule(2, 64, 0.1), watch)
     assert [len(batch) for batch in seen] == [64, 64, 64, 8] * 2
     epochs = [np.concatenate(seen[:4]), np.concatenate(seen[4:])]
-    assert not np.array_equal(*epochs)
+    assert not np.array_equal(epochs[0], epochs[1])
     for epoch in epochs:
         np.testing.assert_array_equal(np.sort(epoch, axis=0), np.sort(data.train.raw, axis=0))
 
