@@ -4,8 +4,8 @@ r"""Make neurons of activations, with the thresholds of Threshold LayerNorm (PTL
     theta = a_u / T        one spike stands for theta, T spikes for a_u
     u0    = start * theta  1/2 rounds where 0 floors: count = clip(floor((V + u0) / theta), 0, T)
 
-What a spike is worth goes into the next weights: W' = theta W. Where it cannot (a sum of branches with unequal
-thresholds) it stays a `scale`, a weighted synapse. Inputs become currents of total charge x; a bias delivers its
+What a spike is worth goes into the weights that read it: W' = theta W. What is no weight (a sum, an output) reads a
+`scale`, a weighted synapse. Inputs become currents of total charge x; a bias delivers its
 whole charge at the first step until bias-per-step spreads it. The last linear layer is read as aggregate membrane
 potential, and what follows it (softmax) stays analog behind a `decode`.
 """
@@ -188,39 +188,35 @@ def _read_out(graph: Graph, nodes: list[Node], turn: dict[str, str]) -> dict[str
 
 
 def _absorb_worths(graph: Graph) -> Graph:
-    """Multiply what spikes are worth into the next weights, wherever all that reads them are weights."""
+    """Multiply what spikes are worth into the weights that read them; sums and outputs go on reading a worth."""
     nodes = {n.name: n for n in graph.nodes}
     params: dict[str, Array] = {}
-    rename: dict[str, str] = {}
     for worth in graph.nodes:
         if worth.op != "scale" or graph[worth.inputs[0]].op != "lif" or "bias" in roles(worth, graph.params):
             continue
-        layers = _layers_behind(graph, worth.name)
-        if layers is None:
-            continue
-        rename[worth.name] = worth.inputs[0]
-        for layer in layers:
-            old = roles(layer, graph.params)[first_role(layer)]
-            new = f"{layer.name}.{first_role(layer)}"
-            params[new] = (graph.params[old] * graph.params[worth.inputs[1]]).astype(np.float32)
-            inputs = tuple(new if i == old else i for i in nodes[layer.name].inputs)
-            nodes[layer.name] = replace(nodes[layer.name], inputs=inputs)
-    return graph.edit(nodes.values(), params=params, rename=rename)
+        for user in graph.users(worth.name):
+            layers = [user] if user.op in WEIGHTED else _layers_behind(graph, user)
+            if layers is None:
+                continue
+            direct = tuple(worth.inputs[0] if i == worth.name else i for i in nodes[user.name].inputs)
+            nodes[user.name] = replace(nodes[user.name], inputs=direct)
+            for layer in layers:
+                old = roles(layer, graph.params)[first_role(layer)]
+                new = f"{layer.name}.{first_role(layer)}"
+                params[new] = (graph.params[old] * graph.params[worth.inputs[1]]).astype(np.float32)
+                own = tuple(new if i == old else i for i in nodes[layer.name].inputs)
+                nodes[layer.name] = replace(nodes[layer.name], inputs=own)
+    return graph.edit(nodes.values(), params=params)
 
 
-def _layers_behind(graph: Graph, name: str) -> list[Node] | None:
-    """The weighted layers that read `name`, through pools and reshapes; None if anything else reads it."""
-    if graph.is_output(name):
+def _layers_behind(graph: Graph, wire: Node) -> list[Node] | None:
+    """The weighted layers that read a pool or reshape, through others; None if anything else does."""
+    if wire.op not in ("avgpool", "reshape") or graph.is_output(wire.name):
         return None
     found: list[Node] = []
-    for user in graph.users(name):
-        if user.op in WEIGHTED:
-            found.append(user)
-        elif user.op in ("avgpool", "reshape"):
-            behind = _layers_behind(graph, user.name)
-            if behind is None:
-                return None
-            found += behind
-        else:
+    for user in graph.users(wire.name):
+        behind = [user] if user.op in WEIGHTED else _layers_behind(graph, user)
+        if behind is None:
             return None
+        found += behind
     return found

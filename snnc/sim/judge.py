@@ -35,7 +35,10 @@ def activations(
 
 
 def layer_errors(graph: Graph, teacher: Graph, x: Array, device: str = "cpu") -> dict[str, float]:
-    """||a - a_teacher|| / ||a_teacher|| by layer, for the layers that the teacher has by the same name and shape."""
+    """||a - a_teacher|| / ||a_teacher|| by layer, for the layers that the teacher has by the same name and shape.
+
+    Where the teacher's layer is dead (norm 0), ||a||.
+    """
     name = next(iter(graph.inputs))
     batch = {name: to_tensor(x[:LAYER_SAMPLES], device)}
     with torch.inference_mode(), exact():
@@ -44,6 +47,5 @@ def layer_errors(graph: Graph, teacher: Graph, x: Array, device: str = "cpu") ->
     found = {}
     for layer, value in ours.items():
         if layer in theirs and theirs[layer].shape == value.shape:
-            norm = float(theirs[layer].norm())
-            found[layer] = float((value - theirs[layer]).norm()) / norm if norm else 0.0
+            found[layer] = float((value - theirs[layer]).norm()) / (float(theirs[layer].norm()) or 1.0)
     return found

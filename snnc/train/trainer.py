@@ -121,6 +121,9 @@ def loop(rule: str, graph: Graph, ctx: Context, schedule: Schedule, loss: Loss) 
             cosine.step()
             done += 1
             ctx.progress(f"{rule} epoch {epoch}/{schedule.epochs}, validation {best:.1%}", done, steps)
+        if not all(bool(param.isfinite().all()) for param in real.values()):
+            ctx.note(f"diverged in epoch {epoch}: try a lower rate than {schedule.rate}")
+            break
         share = _judge(graph, ctx, real)
         if share >= best:
             best, best_epoch = share, epoch

@@ -55,7 +55,7 @@ class DynapChip(Chip):
         self.device = Device(self.graph, seed, target.mismatch, target.thermal, target.silencing, device)
         warm_up = min(int(target.warm_up * self.graph.steps), self.graph.steps - 1)
         rule = Rule(target.rate, target.width, warm_up, target.guard_bits)
-        self.block = LearningBlock(self.device, rule, seed)
+        self.block = LearningBlock(self.device, rule)
         self._on, self._epochs = device, 0
         if state is not None:
             self._restore(state)
@@ -111,6 +111,7 @@ class DynapChip(Chip):
 
     def _epoch(self, split: Split, progress: Progress) -> None:
         self._epochs += 1
+        self.block.begin(self.seed, self._epochs)
         name = next(iter(self.graph.inputs))
         targets = Targets(self.artifact.graph, _teacher(self.artifact), self._on)
         with torch.inference_mode(), exact():

@@ -95,17 +95,21 @@ class Register:
 class LearningBlock:
     """Collects the updates of one batch, then writes them."""
 
-    def __init__(self, device: Device, rule: Rule, seed: int) -> None:
+    def __init__(self, device: Device, rule: Rule) -> None:
         self.device, self.rule = device, rule
         self.registers: dict[str, Register] = {}
         self.writes = 0
-        self._noise = torch.Generator(next(iter(device.nominal.values())).device).manual_seed(seed)
+        self._noise = torch.Generator(next(iter(device.nominal.values())).device)
         self._synapses: dict[str, list[tuple[Node, float]]] = {}
         for neuron in [n for n in device.graph.nodes if n.op == "lif"]:
             self._synapses[neuron.name] = list(_plastic(device.graph, device.graph.values(neuron)[0]))
             for node, _ in self._synapses[neuron.name]:
                 for name in roles(node, device.graph.params).values():
                     self.registers[name] = Register(device.graph, name, device.nominal[name], rule.guard_bits)
+
+    def begin(self, seed: int, epoch: int) -> None:
+        """Set the rounding noise of an epoch, so that a calibration can be stored and gone on with."""
+        self._noise.manual_seed(int(np.random.default_rng([seed, epoch, *b"rounding"]).integers(2**62)))
 
     def learn(self, stepper: Stepper, targets: Mapping[str, Tensor]) -> None:
         """Run the batch to its end, learning towards the target rates [N, ...] of every layer, and write."""

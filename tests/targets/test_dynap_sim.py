@@ -405,7 +405,7 @@ def learned(
 ) -> tuple[LearningBlock, dict[str, Array]]:
     """A block after one batch, and the changes that it asked for, by param."""
     made = device(net, mismatch=0.2)
-    block = LearningBlock(made, rule, 0)
+    block = LearningBlock(made, rule)
     asked: dict[str, Array] = {}
     for name, register in block.registers.items():
 
@@ -549,7 +549,7 @@ def test_closed_gates_write_nothing() -> None:
     for name in ("relu1", "relu2", "relu3"):
         graph = edited(graph, name, u0=np.zeros_like(graph.params[f"{name}.u0"]))
     made = Device(place(graph), 0, 0.0, 0.0, 0.0)
-    block = LearningBlock(made, Rule(1e3, 0.1, 0, 7), 0)
+    block = LearningBlock(made, Rule(1e3, 0.1, 0, 7))
     before = {n: r.stored.clone() for n, r in block.registers.items()}
     with torch.inference_mode():
         targets = {k: to_tensor(v) for k, v in targets_for("plain", 4).items()}
@@ -582,7 +582,7 @@ def held_at_the_last_step(steps: int, monkeypatch: pytest.MonkeyPatch) -> int:
     """Bytes of all tensors alive when the last step of a batch begins."""
     graph = replace(exact("plain"), steps=steps)
     made = Device(place(graph), 0, 0.2, 0.0, 0.0)
-    block = LearningBlock(made, Rule(0.1, 1.0, 2, 7), 0)
+    block = LearningBlock(made, Rule(0.1, 1.0, 2, 7))
     found: list[int] = []
     real = Stepper.step
 
@@ -633,7 +633,7 @@ def test_learning_moves_rates_towards_their_targets() -> None:
     made = device(net, mismatch=0.3)
     ideal = stepped(place(exact(net)), x)[-1]
     targets = {layer: count / STEPS for layer, count in ideal.count.items()}
-    block = LearningBlock(made, Rule(0.1, 1.0, 4, 7), 0)
+    block = LearningBlock(made, Rule(0.1, 1.0, 4, 7))
 
     def distance() -> float:
         count = stepped(made.graph, x, made)[-1].count
@@ -685,6 +685,15 @@ def test_a_state_is_restored_through_a_file(tmp_path: Path) -> None:
     assert again.state().facts == {"seed": 4, "epochs": 2, "artifact": one.artifact.digest}
     for name, value in one.device.params().items():
         assert torch.equal(again.device.params()[name], value)
+
+
+def test_a_stored_calibration_goes_on_as_if_it_had_not_stopped() -> None:
+    one, other = chip(exact("plain"), DynapSim(), 4), chip(exact("plain"), DynapSim(), 4)
+    one.calibrate(data("plain"), epochs=2)
+    other.calibrate(data("plain"), epochs=1)
+    again = other.artifact.load(4, other.state())
+    again.calibrate(data("plain"), epochs=1)
+    assert again.state().files == one.state().files
 
 
 def spoil(**arrays: Callable[[Array], Array]) -> Callable[[dict[str, Array]], dict[str, Array]]:
