@@ -1,9 +1,10 @@
 """snnc: compile a trained network from an ONNX file into a spiking network for neuromorphic hardware."""
 
 from . import data, passes, targets, train
-from .api import Build, Check, build, check, compile, load, open, simulate
+from .api import Build, build, check, compile, load, open, simulate
 from .artifact import Bundle
 from .errors import SnncError
+from .feasibility import Check
 from .ir import Constraint, Graph, Node, Stage, TensorType, parse, to_text, verify
 from .pipeline import Context, Pass, Pipeline
 from .report import Ledger, Row

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
@@ -12,11 +12,12 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from . import importer, spec
+from . import feasibility, importer, spec
 from .artifact import Bundle, canonical
 from .data import Data, Scaling, Split
 from .data import load as load_data
-from .errors import DataError, PipelineError, SnncError
+from .errors import DataError, PipelineError
+from .feasibility import Check
 from .ir import Array, Graph, Stage
 from .pipeline import Pipeline, Progress, judged, silent, single
 from .report import Ledger, Row
@@ -121,19 +122,25 @@ def compile(
     data: str | Path | Data,
     out: str | Path | None = "build",
     seed: int = 0,
-    pipeline: str | Pipeline | None = None,
-    chips: int = 5,
-    device: str = "cpu",
-    progress: Progress = silent,
+    **options: Any,
 ) -> Artifact:
-    """Compile a model for a target and write the artifact to `out` (nowhere, if None); see `build` for the figures.
+    """Compile a model for a target and write the artifact to `out` (nowhere, if None).
+
+    `build` is the same with all figures, and says which options there are.
 
     Raises:
         SnncError: what is wrong with the model, the data, the options or the fit; nothing is left behind.
     """
-    return build(
-        model, target, data=data, out=out, seed=seed, pipeline=pipeline, chips=chips, device=device, progress=progress
-    ).artifact
+    return build(model, target, data=data, out=out, seed=seed, **options).artifact
+
+
+def check(path: str | Path, target: str | Target | None = None) -> Check:
+    """What becomes of every node of the user's model, and how it stands to the target's limits; reads no data.
+
+    Raises:
+        ModelError: the file is no model at all.
+    """
+    return feasibility.check(path, None if target is None else target_of(target))
 
 
 def build(
@@ -148,7 +155,17 @@ def build(
     device: str = "cpu",
     progress: Progress = silent,
 ) -> Build:
-    """Compile, judge every step, and try the result on `chips` simulated devices; see `compile`."""
+    """Compile, judge every step, and try the result on simulated devices.
+
+    Args:
+        pipeline: passes and trainers instead of the target's own recipe.
+        chips: devices to try it on, before and after calibration.
+        device: where torch computes.
+        progress: told what is going on.
+
+    Raises:
+        SnncError: see `compile`.
+    """
     if seed < 0 or chips < 0:
         raise PipelineError(f"seed={seed} and chips={chips} are numbers from 0")
     chosen = target_of(target)
@@ -164,28 +181,34 @@ def build(
     population, chip_rows = _population(chosen, artifact, samples, chips, device, progress)
     ledger.rows += chip_rows
     cost = measure(snn, graph, samples.test.take(COST_SAMPLES).x(), device)
-    limits = chosen.findings(snn)
+    made = Build(artifact, ledger, population, cost, chosen.findings(snn))
+    made = replace(made, artifact=_documented(made, model, samples, recipe, seed))
+    if out is not None:
+        made.artifact.bundle.write(out)
+    return made
+
+
+def _documented(made: Build, model: str | Path | Graph, data: Data, recipe: Pipeline, seed: int) -> Artifact:
+    """The artifact with its report and its provenance; no times, places or names of machines."""
     facts = {
         "model": importer.model_digest(model) if not isinstance(model, Graph) else None,
-        "data": samples.digest,
-        "scaling": _scaling(samples.test.scaling),
+        "data": data.digest,
+        "scaling": _scaling(data.test.scaling),
         "pipeline": str(recipe),
         "seed": seed,
         "versions": {name: metadata.version(name) for name in ("numpy", "onnx", "onnxruntime", "torch")},
         "snnc": _version(),
     }
     report = {
-        "ledger": ledger.to_json(timed=False),
-        "chips": population,
-        "cost": cost.to_json(),
-        "limits": [f.to_json() for f in limits],
-        "unchecked": list(chosen.limits.unchecked),
+        "ledger": made.ledger.to_json(timed=False),
+        "chips": made.chips,
+        "cost": made.cost.to_json(),
+        "limits": [f.to_json() for f in made.limits],
+        "unchecked": list(made.artifact.target.limits.unchecked),
     }
-    bundle = replace(artifact.bundle, files={**artifact.bundle.files, "report.json": canonical(report)})
-    artifact = replace(artifact, bundle=bundle.with_facts(**facts))
-    if out is not None:
-        artifact.bundle.write(out)
-    return Build(artifact, ledger, population, cost, limits)
+    bundle = made.artifact.bundle
+    bundle = replace(bundle, files={**bundle.files, "report.json": canonical(report)})
+    return replace(made.artifact, bundle=bundle.with_facts(**facts))
 
 
 def scaling_of(artifact: Artifact) -> Scaling:
@@ -259,76 +282,6 @@ def _population(
             seconds = time.perf_counter() - start if key == "after" else 0.0
             rows.append(Row(step, float(np.mean(shares)), "test", Stage.PLACED, 0, {}, (note,), True, seconds))
     return found, rows
-
-
-@dataclass(frozen=True)
-class CheckFinding:
-    """What becomes of one node of the user's model."""
-
-    node: str
-    op: str
-    status: Literal["spiking", "rewrite", "host", "unsupported"]
-    why: str = ""
-    hint: str = ""
-
-    def to_json(self) -> dict[str, str]:
-        """Plain data, under the names of the command line's `--json`."""
-        return {"node": self.node, "op": self.op, "status": self.status, "why": self.why, "try": self.hint}
-
-
-@dataclass(frozen=True)
-class Check:
-    """The dry answer: nothing was trained, no data was read."""
-
-    findings: tuple[CheckFinding, ...]
-    limits: tuple[Finding, ...] = ()
-    unchecked: tuple[str, ...] = field(default=())
-
-    @property
-    def ok(self) -> bool:
-        """Whether the model can be compiled."""
-        return not any(f.status == "unsupported" for f in self.findings) and all(
-            f.ok or not f.wall for f in self.limits
-        )
-
-
-REWRITES = {
-    "BatchNormalization": "fold-batchnorm folds it into its neighbour",
-    "MaxPool": "replace-max-pool makes an average pool of it, which a trainer must mend",
-}
-
-
-def check(path: str | Path, target: str | Target | None = None) -> Check:
-    """Per node of the user's model: spiking, rewritten, on the host, or unsupported; and the target's limits.
-
-    Raises:
-        ModelError: the file is no model at all.
-    """
-    chosen = None if target is None else target_of(target)
-    survey = importer.survey(path)
-    if any(f.problem is not None for f in survey):
-        return Check(tuple(_unsupported(f) if f.problem else CheckFinding(f.node, f.op, "spiking") for f in survey))
-    graph = load(path)
-    host = {origin for n in graph.nodes if not graph.feeds(n.name, "relu") and n.op != "relu" for origin in n.origin}
-    findings = []
-    for f in survey:
-        if f.op in REWRITES:
-            findings.append(CheckFinding(f.node, f.op, "rewrite", REWRITES[f.op]))
-        elif f.node in host:
-            findings.append(CheckFinding(f.node, f.op, "host", "reads out the network: no neurons behind it"))
-        else:
-            findings.append(CheckFinding(f.node, f.op, "spiking"))
-    if not any(n.op == "relu" for n in graph.nodes):
-        findings.append(CheckFinding("", "", "unsupported", "the network has no relu that could become neurons"))
-    if chosen is None:
-        return Check(tuple(findings))
-    return Check(tuple(findings), tuple(chosen.findings(graph)), chosen.limits.unchecked)
-
-
-def _unsupported(finding: importer.Finding) -> CheckFinding:
-    problem: SnncError | None = finding.problem
-    assert problem is not None
-    return CheckFinding(finding.node, finding.op, "unsupported", problem.message, problem.hint)
 
 
 def check_place(folder: str | Path) -> None:

@@ -36,9 +36,10 @@ MAY: dict[str, set[str]] = {
     "passes": LOW - {"report"},
     "train": LOW - {"report"},
     "targets": {*LOW, "artifact", "target", "passes", "train"},
-    "api": TOP,
-    "cli": {*TOP, "api", "snnc"},
-    "snnc": {*TOP, "api"},
+    "feasibility": {"errors", "importer", "target"},
+    "api": {*TOP, "feasibility"},
+    "cli": {*TOP, "feasibility", "api", "snnc"},
+    "snnc": {*TOP, "feasibility", "api"},
     "__main__": {"cli"},
 }
 """Room -> rooms that it may import, besides itself; `snnc` is the package's own __init__."""

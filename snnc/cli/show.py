@@ -13,8 +13,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, Tim
 from rich.progress import Progress as Bars
 from rich.table import Table
 
-from snnc.api import Build, Check
+from snnc.api import Build
 from snnc.errors import printable
+from snnc.feasibility import Check
 from snnc.pipeline import Progress, silent
 from snnc.report import Ledger, percent
 from snnc.sim.cost import Cost
