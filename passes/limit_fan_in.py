@@ -50,7 +50,7 @@ class LimitFanIn(Pass):
     gives = Stage.CONSTRAINED
 
     k: int = 64
-    samples: int = 8000
+    samples: int = 4000
 
     def __post_init__(self) -> None:
         if self.k < 1 or self.samples < 1:

@@ -1,11 +1,12 @@
 """Put the weights of every layer of neurons onto a symmetric grid of integer levels.
 
-    w = s * q,   q integer,   |q| <= 2**(bits-1) - 1,   s = max|w| / (2**(bits-1) - 1)
+    w = s * q,   q integer,   |q| <= 2**(bits-1) - 1
 
-per output channel or per tensor. The grid becomes a Constraint: before a trainer this is quantization-aware training
-(the trainer sees the rounded weights and moves the real ones), after it post-training quantization. The read-out is
-left alone unless `readout` asks for it: chips hand spikes to a host that reads them out. Weights that stand on such a
-grid already stay on it.
+per output channel or per tensor. The step s is the one of `RATIOS` * max|w| / (2**(bits-1) - 1) with the smallest
+squared error: a few large weights that are cut cost less than a coarse grid for all. The grid becomes a Constraint:
+before a trainer this is quantization-aware training (the trainer sees the rounded weights and moves the real ones),
+after it post-training quantization. The read-out is left alone unless `readout` asks for it: chips hand spikes to a
+host that reads them out. Weights that stand on such a grid already stay on it.
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ from snnc.errors import PipelineError
 from snnc.ir import WEIGHTED, Array, Constraint, Graph, Stage, roles
 from snnc.pipeline import Context, Pass
 from snnc.sim.cost import first_role
+
+RATIOS = tuple(1 - i / 40 for i in range(33))
+"""Shares of the largest weight that the grid may end at: 1, 0.975, ... 0.2."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,14 @@ class QuantizeWeights(Pass):
 
     def _step(self, weight: Array) -> Array:
         """The step s, float32, broadcastable to the weight."""
-        axes = tuple(range(1, weight.ndim)) if self.per == "channel" and weight.ndim > 1 else None
+        axes = tuple(range(1, weight.ndim)) if self.per == "channel" and weight.ndim > 1 else tuple(range(weight.ndim))
+        top = 2 ** (self.bits - 1) - 1
         largest = np.abs(weight).max(axis=axes, keepdims=True)
-        return np.asarray(largest / (2 ** (self.bits - 1) - 1), np.float32)
+        best, least = np.asarray(largest / top, np.float32), np.full(largest.shape, np.inf)
+        for ratio in RATIOS:
+            step = np.asarray(ratio * largest / top, np.float32)
+            usable = np.where(step > 0, step, np.float32(1))
+            error = np.square(np.clip(np.rint(weight / usable), -top, top) * usable - weight, dtype=np.float64)
+            error = error.sum(axis=axes, keepdims=True)
+            best, least = np.where(error < least, step, best), np.minimum(error, least)
+        return best

@@ -47,13 +47,17 @@ class _Boxcar(torch.autograd.Function):
         return grads[0] * boxcar(u, theta, ctx.width), None, None
 
 
-def boxcar(u: torch.Tensor, theta: torch.Tensor, width: float) -> torch.Tensor:
-    """dS/dU = 1/p where |U - theta| < p/2, else 0 (LTL eq. 8), with p = `width` * theta.
+def gate(u: torch.Tensor, theta: torch.Tensor, width: float) -> torch.Tensor:
+    """Where |U - theta| < p/2, with p = `width` * theta: where gradients may pass (LTL eq. 8).
 
     The width is relative to the threshold, so that one value serves layers of any scale.
     """
-    p = width * theta
-    return ((u - theta).abs() < p / 2).to(u.dtype) / p
+    return (u - theta).abs() < width * theta / 2
+
+
+def boxcar(u: torch.Tensor, theta: torch.Tensor, width: float) -> torch.Tensor:
+    """dS/dU = 1/p where the gate is open, else 0 (LTL eq. 8)."""
+    return gate(u, theta, width).to(u.dtype) / (width * theta)
 
 
 def spike(u: torch.Tensor, theta: torch.Tensor, width: float) -> torch.Tensor:

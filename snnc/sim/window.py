@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .neurons import boxcar, membrane, spike
+from .neurons import gate, membrane, spike
 
 
 def fire(current: Tensor, alpha: Tensor, theta: Tensor, u0: Tensor, steps: int, reset: str, width: float) -> Tensor:
@@ -53,10 +53,9 @@ class _Window(torch.autograd.Function):
         gates, potentials = [], []
         for t in range(steps):
             u = membrane(u, s, current[t if len(current) > 1 else 0], alpha, theta, reset)
-            s = (u >= theta).to(u.dtype)
-            spikes[t] = s
+            s = torch.ge(u, theta, out=spikes[t])
             if learns:
-                gates.append(boxcar(u, theta, width) > 0)
+                gates.append(gate(u, theta, width))
                 potentials += [u] if reset == "zero" else []
         if learns:
             kept = [torch.stack(potentials), spikes] if reset == "zero" else []
