@@ -56,22 +56,26 @@ def check(path: str | Path, target: Target | None = None) -> Check:
     """
     survey = importer.survey(path)
     if any(f.problem is not None for f in survey):
-        return Check(tuple(_unsupported(f) if f.problem else CheckFinding(f.node, f.op, "spiking") for f in survey))
+        return Check(tuple(_becomes(f, frozenset()) for f in survey))
     graph = importer.load(path)
-    host = {origin for n in graph.nodes if not graph.feeds(n.name, "relu") and n.op != "relu" for origin in n.origin}
-    findings = []
-    for f in survey:
-        if f.op in REWRITES:
-            findings.append(CheckFinding(f.node, f.op, "rewrite", REWRITES[f.op]))
-        elif f.node in host:
-            findings.append(CheckFinding(f.node, f.op, "host", "reads out the network: no neurons behind it"))
-        else:
-            findings.append(CheckFinding(f.node, f.op, "spiking"))
+    host = frozenset(o for n in graph.nodes if n.op != "relu" and not graph.feeds(n.name, "relu") for o in n.origin)
+    findings = [_becomes(f, host) for f in survey]
     if not any(n.op == "relu" for n in graph.nodes):
         findings.append(CheckFinding("", "", "unsupported", "the network has no relu that could become neurons"))
     if target is None:
         return Check(tuple(findings))
     return Check(tuple(findings), tuple(target.findings(graph)), target.limits.unchecked)
+
+
+def _becomes(finding: importer.Finding, host: frozenset[str]) -> CheckFinding:
+    """What becomes of one node; `host` are those that no neurons lie behind."""
+    if finding.problem is not None:
+        return _unsupported(finding)
+    if finding.op in REWRITES:
+        return CheckFinding(finding.node, finding.op, "rewrite", REWRITES[finding.op])
+    if finding.node in host or finding.op in ("Softmax", "LogSoftmax"):
+        return CheckFinding(finding.node, finding.op, "host", "reads out the network: no neurons behind it")
+    return CheckFinding(finding.node, finding.op, "spiking")
 
 
 def _unsupported(finding: importer.Finding) -> CheckFinding:
