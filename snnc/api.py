@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib import metadata
@@ -20,17 +19,16 @@ from .errors import DataError, PipelineError
 from .feasibility import Check
 from .ir import Array, Graph, Stage
 from .pipeline import Pipeline, Progress, judged, silent, single
-from .report import Ledger, Row
+from .report import Ledger
 from .sim import reference
 from .sim import torch as torch_executor
 from .sim.cost import Cost, measure
 from .sim.judge import accuracy
 from .target import Artifact, Chip, Finding, Target
 from .targets import TARGETS
+from .trial import on_chips, on_test_part
 
 Executor = Literal["reference", "torch"]
-CHIP_SAMPLES = 1000
-"""Test samples that every chip of a population is judged on."""
 COST_SAMPLES = 256
 """Test samples that costs are averaged over (as tandem learning, section III-B)."""
 
@@ -177,8 +175,8 @@ def build(
     snn, rows = recipe(graph, data=samples, seed=seed, device=device, progress=progress)
     ledger.rows += rows.rows
     artifact = chosen.compile(snn)
-    ledger.rows += _final(model, graph, snn, samples, device, progress)
-    population, chip_rows = _population(chosen, artifact, samples, chips, device, progress)
+    ledger.rows += on_test_part(model, graph, snn, samples, device, progress)
+    population, chip_rows = on_chips(artifact, samples, chips, device, progress)
     ledger.rows += chip_rows
     cost = measure(snn, graph, samples.test.take(COST_SAMPLES).x(), device)
     made = Build(artifact, ledger, population, cost, chosen.findings(snn))
@@ -229,59 +227,6 @@ def run(
     outputs = chip.run(x, progress) if chip is not None else torch_executor.run(artifact.graph, {name: x}, device)
     cost = measure(artifact.graph, artifact.graph.teacher, split.take(COST_SAMPLES).x(), device)
     return accuracy(single(outputs), split.labels), outputs, cost
-
-
-def _final(model: str | Path | Graph, ann: Graph, snn: Graph, data: Data, device: str, progress: Progress) -> list[Row]:
-    """The test part, seen once: the original model, the imported one, the spiking one."""
-    x, labels, name = data.test.x(), data.test.labels, next(iter(ann.inputs))
-    found: list[tuple[str, Array, Graph, float]] = []
-    notes: tuple[str, ...] = ()
-    start = time.perf_counter()
-    progress("judge on the test part", 0, 3)
-    ours = single(torch_executor.run(ann, {name: x}, device))
-    seconds = time.perf_counter() - start
-    if not isinstance(model, Graph):
-        start = time.perf_counter()
-        progress("judge on the test part", 1, 3)
-        theirs = single(importer.judge(model, {name: x}))
-        notes = (f"largest difference to the imported network: {np.abs(theirs - ours).max():.1e}",)
-        found.append(("onnxruntime", theirs, ann, time.perf_counter() - start))
-    found.append(("ann", ours, ann, seconds))
-    start = time.perf_counter()
-    progress("judge on the test part", 2, 3)
-    spiking = single(torch_executor.run(snn, {name: x}, device))
-    found.append(("snn", spiking, snn, time.perf_counter() - start))
-    return [
-        Row(
-            step, accuracy(scores, labels), "test", g.stage, len(g.nodes), {}, notes if step == "onnxruntime" else (),
-            True, took,
-        )
-        for step, scores, g, took in found
-    ]  # fmt: skip
-
-
-def _population(
-    target: Target, artifact: Artifact, data: Data, chips: int, device: str, progress: Progress
-) -> tuple[list[dict[str, Any]], list[Row]]:
-    """Try the artifact on devices 0..chips-1, before and after one epoch of calibration."""
-    test = data.test.take(CHIP_SAMPLES)
-    x = test.x()
-    found: list[dict[str, Any]] = []
-    start = time.perf_counter()
-    for seed in range(chips):
-        chip = artifact.load(seed, device=device)
-        before = accuracy(single(chip.run(x, progress)), test.labels)
-        chip.calibrate(data, 1, progress)
-        after = accuracy(single(chip.run(x, progress)), test.labels)
-        found.append({"seed": seed, "before": round(before, 6), "after": round(after, 6)})
-    rows = []
-    for step, key in (("chips", "before"), ("chips, calibrated", "after")):
-        if found:
-            shares = [f[key] for f in found]
-            note = f"worst {min(shares):.2%}, best {max(shares):.2%} of {chips} chips on {len(test)} test samples"
-            seconds = time.perf_counter() - start if key == "after" else 0.0
-            rows.append(Row(step, float(np.mean(shares)), "test", Stage.PLACED, 0, {}, (note,), True, seconds))
-    return found, rows
 
 
 def check_place(folder: str | Path) -> None:
