@@ -25,7 +25,9 @@ class Ended:
 
 
 @pytest.fixture
-def snnc(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):  # type: ignore[no-untyped-def]
+def snnc(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path_factory):  # type: ignore[no-untyped-def]
+    monkeypatch.chdir(tmp_path_factory.mktemp("here"))  # where the default --out would go
+
     def run(*args: str) -> Ended:
         monkeypatch.setattr(sys, "argv", ["snnc", *args])
         code = 0

@@ -12,7 +12,7 @@ Weights are written once per batch, in units of theta as in the offline rule:
     w <- w - rate * theta / width * mean over the batch of the sum over t of zeta * [|U - theta| < p/2] * S
 
 Each synapse stores an integer: its level and `guard_bits` more that collect small updates; updates are rounded to it
-stochastically, and the synapse conducts the rounded level. Biases are set in the steps of the bias generator.
+stochastically, and the synapse conducts the rounded level. Biases are set in their own fine steps, without guard.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from snnc.sim.stepper import Stepper
 from snnc.sim.torch import unfold
 
 from .device import Device
-from .place import FINE
+from .place import ANALOG_BITS
 
 
 @dataclass(frozen=True)
@@ -51,16 +51,11 @@ class Register:
     """
 
     def __init__(self, graph: Graph, name: str, nominal: Tensor, guard_bits: int) -> None:
-        constraint = graph.constraints.get(name)
-        self.mask: Tensor | None = None
-        if constraint is None or constraint.scale is None:
-            self.guard, self.top = 1, 2**30
-            self.unit = torch.full((), 1 / FINE, device=nominal.device)
-        else:
-            self.guard, self.top = 2**guard_bits, constraint.top_level * 2**guard_bits
-            self.unit = torch.tensor(constraint.scale, device=nominal.device)
-            if constraint.mask is not None:
-                self.mask = torch.tensor(constraint.mask, device=nominal.device)
+        constraint = graph.constraints[name]
+        self.guard = 1 if constraint.bits == ANALOG_BITS else 2**guard_bits
+        self.top = constraint.top_level * self.guard
+        self.unit = torch.tensor(constraint.scale, device=nominal.device)
+        self.mask = None if constraint.mask is None else torch.tensor(constraint.mask, device=nominal.device)
         self.stored = (nominal / self.unit * self.guard).round().to(torch.int32)
 
     def write(self, change: Tensor, noise: torch.Generator) -> int:

@@ -5,9 +5,9 @@ A convolution kernel is shared in the graph, not on the chip: it is unrolled int
 
     levels q = w / s,   bias b / s,   threshold theta / s,   start potential u0 / s      (s: the step of its channel)
 
-q is an integer; the analog parameters are set in steps of 1/`FINE`. All sums are then multiples of 1/`FINE` and exact
-in float32 while they stay below 2**24 / `FINE`; `place` proves that they do. What reads out the network is left to
-the host, which sees spikes only: the same weighted sum, of spike counts.
+q is an integer; the analog parameters are multiples of 1/f, with f the largest of `FINENESS` for which all sums,
+multiples of 1/f themselves, stay below 2**24 / f whatever the spikes: then they are exact in float32. What reads out
+the network is left to the host, which sees spikes only: the same weighted sum, of spike counts.
 """
 
 from __future__ import annotations
@@ -20,12 +20,14 @@ import numpy as np
 from snnc.errors import TargetError
 from snnc.ir import WEIGHTED, Array, Attr, Constraint, Graph, Node, Stage, attr_ints, roles, verify
 
-FINE = 256
-"""Analog parameters are multiples of 1/FINE of a weight step."""
+FINENESS = (1024, 512, 256, 128, 64)
+"""Steps into which analog parameters divide a weight step, the finest first."""
 CROSSING = ("conv", "dense", "local", "avgpool")
 """Ops behind which a spike's worth can go into the synapse."""
-EXACT = 2**24 // FINE
-"""Potentials below this many weight steps are exact in float32."""
+EXACT = 2**24 // min(FINENESS)
+"""Potentials that may reach this many weight steps are refused."""
+ANALOG_BITS = 24
+"""Bits of an analog setting: more than the sums allow, so never a limit of its own."""
 
 
 def place(graph: Graph) -> Graph:
@@ -104,14 +106,21 @@ class _Layer:
         _hidden(graph, graph.values(neuron)[0])
         self.params: dict[str, Array] = {}
         self.constraints: dict[str, Constraint] = {}
+        self.fine = FINENESS[0]
         self.unit = self._unit()
 
     def nodes(self) -> list[Node]:
         """The nodes of the layer in placed form; fills `params` and `constraints`."""
-        made = [self._synapse(node) for node in self.synapses]
-        neuron = self._neuron()
-        self._prove_exact()
-        return [*made, neuron]
+        for self.fine in FINENESS:
+            made = [*(self._synapse(node) for node in self.synapses), self._neuron()]
+            most = self._most()
+            if most * self.fine < 2**24:
+                return made
+        raise TargetError(
+            f"a potential may reach {most:.0f} weight steps, exact are {EXACT}",
+            at=self.neuron.at,
+            hint="fewer bits, a smaller fan-in or fewer steps",
+        )
 
     def _neuron(self) -> Node:
         """The neurons with params of their own, one value each."""
@@ -122,8 +131,8 @@ class _Layer:
         }
         own = {
             "alpha": np.array(given["alpha"]),
-            "theta": _snap(given["theta"] / self.unit),
-            "u0": _snap(given["u0"] / self.unit),
+            "theta": self._snap(given["theta"] / self.unit),
+            "u0": self._snap(given["u0"] / self.unit),
         }
         if (own["theta"] <= 0).any():
             raise TargetError("a threshold is below the chip's resolution", at=self.neuron.at)
@@ -164,13 +173,13 @@ class _Layer:
         own = roles(node, self.graph.params)
         shape = node.type.shape
         if node.op == "scale":
-            factor = _snap(_spread(self.graph.params[own["factor"]], shape) / self.unit)
+            factor = self._snap(_spread(self.graph.params[own["factor"]], shape) / self.unit)
             self.constraints[f"{node.name}.factor"] = Constraint()  # its levels were those of other units
             return self._made(node, "scale", {"factor": factor}, own)
         level = self._levels(node)
         weight = self.graph.params[own["weight"]]
         unit = (self.unit if node.op == "dense" else self.unit[:, 0, 0]).reshape(-1, *[1] * (weight.ndim - 1))
-        step = np.broadcast_to(_snap(self._step(node) / unit), _per_neuron(weight))
+        step = np.broadcast_to(self._snap(self._step(node) / unit), _per_neuron(weight))
         if (step <= 0).any():
             raise TargetError("its weight steps are below the chip's resolution", at=node.at)
         weight = np.asarray(np.rint(weight / np.asarray(level.scale)) * step, np.float32)
@@ -187,7 +196,7 @@ class _Layer:
         share = np.full((channels, high, wide, 1, *kernel), _share(self.graph, node), np.float32)
         if not node.attrs["count_include_pad"] and any(attr_ints(node, "pads")):
             raise TargetError("an average pool with pads that do not count", at=node.at)
-        weight = _snap(share / self.unit.reshape(channels, high, wide, 1, 1, 1))
+        weight = self._snap(share / self.unit.reshape(channels, high, wide, 1, 1, 1))
         attrs = {k: v for k, v in node.attrs.items() if k not in ("kernel", "count_include_pad")}
         made = replace(node, attrs={**attrs, "group": channels})
         return self._made(made, "local", {"weight": weight}, {})
@@ -198,11 +207,12 @@ class _Layer:
         if "bias" in own:
             names.append(f"{node.name}.bias")
             bias = _spread(self.graph.params[own["bias"]], node.type.shape) / self.unit
-            self.params[names[-1]] = _snap(bias)
+            self.params[names[-1]] = self._snap(bias)
+            self.constraints[names[-1]] = Constraint(ANALOG_BITS, np.array(1 / self.fine, np.float32))
         return replace(node, op=op, inputs=(_reads(self.graph, node)[0], *names))
 
-    def _prove_exact(self) -> None:
-        """No potential can leave the range in which float32 is exact, whatever the spikes."""
+    def _most(self) -> float:
+        """The largest potential that any spikes can lead to, in weight steps."""
         own = {role: self.params[f"{self.neuron.name}.{role}"].astype(np.float64) for role in ("theta", "u0")}
         most = np.zeros(self.neuron.type.shape)
         for node in self.synapses:
@@ -211,9 +221,10 @@ class _Layer:
                     continue
                 size = np.abs(array.astype(np.float64))
                 most = most + size.reshape(*most.shape, -1).sum(axis=-1)
-        most = most * self.graph.steps + own["theta"] + np.abs(own["u0"])
-        if (worst := float(most.max())) >= EXACT:
-            raise TargetError(f"a potential may reach {worst:.0f} weight steps, exact are {EXACT}", at=self.neuron.at)
+        return float((most * self.graph.steps + own["theta"] + np.abs(own["u0"])).max())
+
+    def _snap(self, values: Array) -> Array:
+        return np.asarray(np.rint(values * self.fine) / self.fine, np.float32)
 
 
 def _synapses(graph: Graph, name: str) -> list[Node]:
@@ -279,7 +290,3 @@ def _unrolled(kernel: Array, shape: tuple[int, ...]) -> Array:
     """[O,I,kh,kw] -> [O,H',W',I,kh,kw], the same kernel at every position."""
     out, inner, *window = kernel.shape
     return np.array(np.broadcast_to(kernel[:, None, None], (out, *shape[1:], inner, *window)))
-
-
-def _snap(values: Array) -> Array:
-    return np.asarray(np.rint(values * FINE) / FINE, np.float32)

@@ -30,7 +30,7 @@ from snnc.targets import DynapSim
 from snnc.targets.dynap_sim.chip import DynapChip
 from snnc.targets.dynap_sim.device import Device
 from snnc.targets.dynap_sim.learning import LearningBlock, Register, Rule
-from snnc.targets.dynap_sim.place import EXACT, FINE, host_readout, place
+from snnc.targets.dynap_sim.place import EXACT, FINENESS, host_readout, place
 from tests.targets.networks import NETS, RECIPE, STEPS, constrained, counting, data, exact, images, spikes, teacher
 
 EXAMPLES = Path(__file__).parent.parent.parent / "examples"
@@ -77,7 +77,7 @@ def test_every_connection_becomes_a_part_of_its_own(net: str) -> None:
         assert all(placed.params[name].shape == neuron.type.shape for name in roles(neuron, placed.params).values())
     for name, array in placed.params.items():
         if placed.users(name)[0].type.kind != "analog" and not name.endswith("alpha"):
-            np.testing.assert_array_equal(array * FINE, np.rint(array * FINE), err_msg=name)
+            np.testing.assert_array_equal(array * FINENESS[0], np.rint(array * FINENESS[0]), err_msg=name)
 
 
 @pytest.mark.parametrize("net", NETS)
@@ -164,9 +164,26 @@ def test_an_overflow_is_proved_before_it_happens() -> None:
             place(edited(graph, "relu3", **{role: np.float32(float(step.max()) * EXACT)}))
 
 
+def test_larger_potentials_get_a_coarser_grid() -> None:
+    graph = exact("plain")
+    step = graph.constraints[roles(graph["fc"], graph.params)["weight"]].scale
+    assert step is not None
+    bias = roles(graph["fc"], graph.params)["bias"]
+    fine = {}
+    for share in (0.9 / 16, 0.9):
+        large = graph.params[bias] * 0 + np.float32(share * float(step.max()) * EXACT / STEPS)
+        placed = place(edited(graph, "fc", bias=large))
+        scale = placed.constraints[roles(placed["fc"], placed.params)["bias"]].scale
+        assert scale is not None
+        fine[share] = round(1 / float(scale))
+        for name in roles(placed["relu3"], placed.params).values():
+            np.testing.assert_array_equal(placed.params[name] * fine[share], np.rint(placed.params[name] * fine[share]))
+    assert fine == {0.9 / 16: 1024, 0.9: 64}
+
+
 def test_what_the_proof_protects_from() -> None:
     """Beyond the bound float32 loses spikes: the proof is about something real."""
-    big, one = np.float32(EXACT), np.float32(1 / FINE)
+    big, one = np.float32(EXACT), np.float32(1 / min(FINENESS))
     assert big - one != big
     assert big + big + one == big + big
 
@@ -348,7 +365,8 @@ def test_a_seed_is_a_device_and_it_is_frozen() -> None:
     before = {n: p.clone() for n, p in one.device.params().items()}
     first = one.run(x)["y"]
     np.testing.assert_array_equal(one.run(x)["y"], first)
-    np.testing.assert_array_equal(one.run(x[5:9])["y"], first[5:9], err_msg="a sample does not know its batch")
+    # the host reads out by float32 sums, whose order may follow the batch size: the last bit is not promised
+    np.testing.assert_allclose(one.run(x[5:9])["y"], first[5:9], rtol=1e-5, err_msg="a sample does not know its batch")
     assert all(torch.equal(p, before[n]) for n, p in one.device.params().items())
     assert all(torch.equal(p, same.device.params()[n]) for n, p in before.items())
     assert all(not torch.equal(one.device.factor[n], f) for n, f in other.device.factor.items())
