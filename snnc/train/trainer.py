@@ -20,6 +20,9 @@ from snnc.pipeline import Context, Pass, single
 from snnc.sim import torch as executor
 from snnc.sim.judge import accuracy
 
+WIDE = 64
+"""Inputs of a neuron up to which the learning rate is the same."""
+
 Loss = Callable[[Mapping[str, Tensor], Tensor, Tensor], Tensor]
 """(params as the network sees them, x [N, ...], labels [N]) -> scalar"""
 
@@ -65,15 +68,25 @@ def weights_of(graph: Graph) -> dict[str, float]:
 
     In units of theta a layer's weights turn rates into rates, whatever the scale of its activations; in units of
     T * theta the first layer's weights turn inputs into rates, in units of 1/T the read-out turns rates into scores.
-    A learning rate in these units suits every layer.
+    Adam moves all n weights of a neuron by the learning rate, and so their sum by n times it: beyond `WIDE` inputs
+    the unit shrinks as 1/n (as in maximal update parametrization, arXiv 2203.03466). A learning rate in these units
+    suits every layer.
     """
     found: dict[str, float] = {}
     for node in graph.nodes:
         if node.op in WEIGHTED and node.type.kind == "current":
             unit = _unit(graph, node.name)
             for role, name in roles(node, graph.params).items():
-                found[name] = unit * (graph.steps if role != "bias" and _reads_input(graph, node.name) else 1)
+                found[name] = unit if role == "bias" else unit * _gain(graph, node.name, name)
     return found
+
+
+def _gain(graph: Graph, node: str, weight: str) -> float:
+    """What the weights' unit has beyond their neurons': T for the first layer, less for many inputs."""
+    constraint = graph.constraints.get(weight)
+    kept = graph.params[weight] if constraint is None or constraint.mask is None else constraint.mask
+    inputs = int(np.count_nonzero(kept.reshape(len(kept), -1), axis=1).max()) if kept.ndim > 1 else 1
+    return (graph.steps if _reads_input(graph, node) else 1) * min(1.0, WIDE / max(inputs, 1))
 
 
 def _unit(graph: Graph, name: str) -> float:

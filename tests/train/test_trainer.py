@@ -20,6 +20,7 @@ from snnc.sim.reference import run
 from snnc.sim.torch import tensors
 from snnc.train import Trainer
 from snnc.train.trainer import Schedule, _Seen, loop, project, weights_of
+from tests.graphs import data_for, mlp
 
 Lower = Callable[..., Graph]
 CONSTRAINED = "threshold-layernorm{steps=8},bias-per-step,limit-fan-in{k=6},quantize-weights{bits=4}"
@@ -133,6 +134,20 @@ def test_units_of_the_learning_rate(lowered: Lower) -> None:
             "b3": 1 / 8,
         }
     )
+
+
+def test_many_inputs_share_the_learning_rate() -> None:
+    """Beyond 64 connections the unit falls as 1/n; connections that a mask forbids do not count."""
+    ann = mlp(hidden=256)
+    recipe = Pipeline.parse("threshold-layernorm{steps=8},bias-per-step")
+    graph, _ = recipe(ann, data=data_for(ann))
+    (weight,) = (n for n, a in graph.params.items() if a.ndim == 2 and a.shape[1] == 256)
+    assert weights_of(graph)[weight] == pytest.approx(64 / 256 / 8)
+    mask = np.zeros(graph.params[weight].shape, bool)
+    mask[:, :100] = True
+    params = {weight: np.where(mask, graph.params[weight], np.float32(0))}
+    pruned = graph.edit(params=params, constraints={weight: Constraint(mask=mask)}, stage=Stage.CONSTRAINED)
+    assert weights_of(pruned)[weight] == pytest.approx(64 / 100 / 8)
 
 
 def test_one_step_moves_every_param_by_one_rate_in_its_unit(lowered: Lower, data: Data) -> None:
