@@ -6,6 +6,7 @@ levels are rounded going forward and passed straight through going back; what it
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 from snnc.errors import PipelineError
-from snnc.ir import WEIGHTED, Array, Constraint, Graph, Stage, roles
+from snnc.ir import WEIGHTED, Array, Constraint, Graph, Node, Stage, roles
 from snnc.pipeline import Context, Pass, single
 from snnc.sim import torch as executor
 from snnc.sim.judge import accuracy
@@ -77,16 +78,21 @@ def weights_of(graph: Graph) -> dict[str, float]:
         if node.op in WEIGHTED and node.type.kind == "current":
             unit = _unit(graph, node.name)
             for role, name in roles(node, graph.params).items():
-                found[name] = unit if role == "bias" else unit * _gain(graph, node.name, name)
+                first = graph.steps if _reads_input(graph, node.name) else 1
+                found[name] = unit if role == "bias" else unit * first * rate_share(graph, node)
     return found
 
 
-def _gain(graph: Graph, node: str, weight: str) -> float:
-    """What the weights' unit has beyond their neurons': T for the first layer, less for many inputs."""
+def rate_share(graph: Graph, node: Node) -> float:
+    """The share of the learning rate that the weights of `node` get: 1 up to `WIDE` inputs a neuron, then as 1/n."""
+    weight = roles(node, graph.params).get("weight")
+    if weight is None:
+        return 1.0
     constraint = graph.constraints.get(weight)
     kept = graph.params[weight] if constraint is None or constraint.mask is None else constraint.mask
-    inputs = int(np.count_nonzero(kept.reshape(len(kept), -1), axis=1).max()) if kept.ndim > 1 else 1
-    return (graph.steps if _reads_input(graph, node) else 1) * min(1.0, WIDE / max(inputs, 1))
+    neurons = kept.shape[:3] if node.op == "local" else kept.shape[:1]
+    inputs = int(np.count_nonzero(kept.reshape(math.prod(neurons), -1), axis=1).max())
+    return min(1.0, WIDE / max(inputs, 1))
 
 
 def _unit(graph: Graph, name: str) -> float:

@@ -11,8 +11,9 @@ Weights are written once per batch, in units of theta as in the offline rule:
 
     w <- w - rate * theta / width * mean over the batch of the sum over t of zeta * [|U - theta| < p/2] * S
 
-Each synapse stores an integer: its level and `guard_bits` more that collect small updates; updates are rounded to it
-stochastically, and the synapse conducts the rounded level. Biases are set in their own fine steps, without guard.
+The rate falls as 1/n beyond 64 inputs. Each synapse stores an integer: its level and `guard_bits` more that collect
+small updates; updates are rounded to it stochastically, and the synapse conducts the rounded level. Biases are set in
+their own fine steps, without guard.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from snnc.ir import Array, Graph, Node, roles
 from snnc.sim.neurons import boxcar
 from snnc.sim.stepper import Stepper
 from snnc.sim.torch import unfold
+from snnc.train.trainer import rate_share
 
 from .device import Device
 from .place import ANALOG_BITS
@@ -93,13 +95,15 @@ class LearningBlock:
     def __init__(self, device: Device, rule: Rule) -> None:
         self.device, self.rule = device, rule
         self.registers: dict[str, Register] = {}
+        self._share: dict[str, float] = {}
         self.writes = 0
         self._noise = torch.Generator(next(iter(device.nominal.values())).device)
         self._synapses: dict[str, list[tuple[Node, float]]] = {}
         for neuron in [n for n in device.graph.nodes if n.op == "lif"]:
             self._synapses[neuron.name] = list(_plastic(device.graph, device.graph.values(neuron)[0]))
             for node, _ in self._synapses[neuron.name]:
-                for name in roles(node, device.graph.params).values():
+                for role, name in roles(node, device.graph.params).items():
+                    self._share[name] = 1.0 if role == "bias" else rate_share(device.graph, node)
                     self.registers[name] = Register(device.graph, name, device.nominal[name], rule.guard_bits)
 
     def begin(self, seed: int, epoch: int) -> None:
@@ -120,7 +124,7 @@ class LearningBlock:
                     for name, part in _gradients(graph, node, stepper.values[node.inputs[0]], error, height).items():
                         sums[name] = sums[name] + part if name in sums else part
         for name, total in sums.items():
-            self.writes += self.registers[name].write(-self.rule.rate * total, self._noise)
+            self.writes += self.registers[name].write(-self.rule.rate * self._share[name] * total, self._noise)
             self.device.nominal[name] = self.registers[name].nominal()
 
     def _error(self, stepper: Stepper, neuron: Node, rate: Tensor, t: int) -> Tensor:
