@@ -7,7 +7,8 @@ what is left of y over calibration data (orthogonal matching pursuit); then the 
 
 Inputs of a network are strongly correlated, so that few of them carry most of a drive: on an MNIST CNN whose dense
 layer goes from 11,616 inputs to 64, keeping the largest |w| * rms(x) leaves 11 % accuracy, refitting those 86 %, and
-pursuit 97 %, before any training. All of it follows from the mean and covariance of x, collected in one sweep.
+pursuit 97 % (the analog network, no training; 3,000 calibration images, judged on 2,000 others).
+All of it follows from the mean and covariance of x, collected in one sweep.
 
 The pruned connections become a mask that every later trainer keeps. An input behind a pool counts as often as spikes
 can reach it at one time.
