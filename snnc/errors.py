@@ -20,11 +20,14 @@ class SnncError(Exception):
         at: the place: node, and the node of the user's own model it came from.
         hint: what to try.
         problems: when several things of one kind are wrong, each of them.
+        code: a short stable word for the kind of mistake, for programs that read `--json`.
     """
 
-    def __init__(self, message: str, *, at: str = "", hint: str = "", problems: Sequence[SnncError] = ()) -> None:
+    def __init__(
+        self, message: str, *, at: str = "", hint: str = "", problems: Sequence[SnncError] = (), code: str = ""
+    ) -> None:
         super().__init__(message)
-        self.message, self.at, self.hint, self.problems = message, at, hint, tuple(problems)
+        self.message, self.at, self.hint, self.problems, self.code = message, at, hint, tuple(problems), code
 
     @classmethod
     def gather(cls, message: str, problems: Sequence[SnncError], *, hint: str = "") -> Self:

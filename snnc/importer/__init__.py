@@ -23,11 +23,11 @@ def load(path: str | Path) -> Graph:
     Raises:
         ModelError: the file is no readable model; or lists every node that cannot be imported.
     """
-    graph, findings = build(read(path))
-    problems = [found.problem for found in findings if found.problem is not None]
-    if graph is None:
+    made = build(read(path))
+    problems = [found.problem for found in made.findings if found.problem is not None]
+    if made.graph is None:
         raise ModelError.gather(f"{len(problems)} parts of '{Path(path).name}' cannot be imported", problems)
-    return graph
+    return made.graph
 
 
 def survey(path: str | Path) -> tuple[Finding, ...]:
@@ -38,4 +38,4 @@ def survey(path: str | Path) -> tuple[Finding, ...]:
     Raises:
         ModelError: the file is no readable model.
     """
-    return build(read(path))[1]
+    return build(read(path)).findings

@@ -14,6 +14,7 @@ from snnc.ir.ops import infer
 
 from .files import dtype_name
 from .handlers import HANDLERS, HINTS, Call, Draft, Value
+from .options import Options
 from .trace import Port, Trace, attributes, trace
 
 FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE}
@@ -28,9 +29,24 @@ class Finding:
     problem: ModelError | None = None
 
 
-def build(model: ModelProto) -> tuple[Graph | None, tuple[Finding, ...]]:
-    """The graph of `model` if every node can be imported, and a finding for each."""
-    traced = trace(model)
+@dataclass(frozen=True)
+class Import:
+    """What became of a model.
+
+    Attributes:
+        graph: None if any node cannot be imported.
+        findings: one per node that does work, in order.
+        notes: what was changed on the way in and does not show in the graph.
+    """
+
+    graph: Graph | None
+    findings: tuple[Finding, ...]
+    notes: tuple[str, ...] = ()
+
+
+def build(model: ModelProto, options: Options = Options()) -> Import:
+    """The graph of a checked `model` if every node can be imported, and a finding for each."""
+    traced = trace(model, options)
     builder = _Builder(traced, fit(port.name for port in traced.inputs))
     findings = [_input(port) for port in traced.inputs]
     builder.begin()
@@ -41,10 +57,10 @@ def build(model: ModelProto) -> tuple[Graph | None, tuple[Finding, ...]]:
         findings += _unread(graph)
     shown = [f for f in findings if f.problem is not None or f.op not in ("Input", "Output")]
     if graph is None or _failed(findings):
-        return None, tuple(shown)
+        return Import(None, tuple(shown))
     graph = _named(_without_reshapes(_with_biases(graph)))
     verify(graph)
-    return graph, tuple(shown)
+    return Import(graph, tuple(shown))
 
 
 def fit(names: Iterable[str]) -> dict[str, str]:

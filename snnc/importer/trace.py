@@ -20,6 +20,8 @@ from onnx.reference import ReferenceEvaluator
 from snnc.errors import ModelError
 from snnc.ir import Array, Shape
 
+from .options import Options
+
 PROBE = 13
 """Stands for a dynamic batch size: a number that no model has written into it, so that code for one batch size,
 and values that mix samples, give themselves away."""
@@ -99,7 +101,7 @@ def batch_of(inputs: Iterable[Port]) -> int | None:
     return next(iter(sizes), None)
 
 
-def trace(model: ModelProto) -> Trace:
+def trace(model: ModelProto, options: Options = Options()) -> Trace:
     """Infer and fold all that the outputs of `model` need.
 
     Raises:
