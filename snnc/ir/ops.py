@@ -6,14 +6,28 @@ Ops and what they compute per sample (linear ops also per time step), shapes wit
     local      [C,H,W] -> [O,H',W']   conv with unshared kernels: weight [O,H',W',C/group,kh,kw], bias [O,H',W']
     dense      [F] -> [O]             weight [O,F], bias [O]
     scale      any                    x * factor + bias; factor and bias scalar, [C] or the whole shape
+    mix        [..,I,..] -> [..,O,..] weight [O,I] along `axis`, the same everywhere else (interpolation)
     avgpool    [C,H,W] -> [C,H',W']   mean over the window; attribute count_include_pad
     add        n equal shapes         sum
     concat     n shapes               along `axis` (0 = channels)
     reshape    any                    attribute `shape`
+    transpose  any                    axis i of what is made is axis perm[i]
+    slice      any                    `sizes` elements from `starts` in `steps`, per axis
+    pad        any                    zeros before and after (`pads`), and `interior` ones between two elements
+    expand     any                    axes of size 1 repeated to `shape`
+    gather     any                    the elements at `index` along `axis`
     batchnorm  [C,...]                gamma * (x - mean) / sqrt(var + epsilon) + beta
     relu       any                    min(max(x, 0), max)
+    leakyrelu  any                    x where x >= 0, else slope * x; slope scalar, [C] or the whole shape
     maxpool    [C,H,W] -> [C,H',W']
     softmax, logsoftmax               along `axis`
+    standardize                       (x - mean) / sqrt(var + epsilon), both over `axes` of the sample itself
+    reduce     any                    over `axes`, which go; `by` sum, mean, max, min, prod
+    argmax     any                    along `axis`, which goes; the first or the `last` of equals
+    quantize   any                    clip(round(x / step) + zero, min, max), halves to even
+    constant   -> shape of `value`    the same for every sample
+    mul, div, power, maximum, minimum of equal shapes, elementwise; matmul [..,n,k] [..,k,m] -> [..,n,m]
+    sigmoid, tanh, elu, ...           elementwise, see CURVES
     encode     analog -> current      code `direct`: x/T at every step; `first-step`: x at t = 1, then 0 (PTL 3.4)
     lif        current -> spikes      snnc.sim.neurons; params alpha, theta, u0 scalar, [C] or the whole shape
     decode     current|spikes -> analog   sum over the T steps: aggregate potential, or spike count
@@ -31,13 +45,12 @@ from dataclasses import dataclass
 
 from snnc.errors import GraphError
 
-from .graph import Array, Attr, Kind, Node, Shape, Stage, TensorType
+from . import shapes
+from .graph import Array, Kind, Node, Stage, TensorType
+from .shapes import ShapeRule
 
 NAME = re.compile(r"[\w.@/\-]+", re.ASCII)
 """What names of values and params look like; the importer makes the user's names fit."""
-
-Shapes = Mapping[str, Shape]
-ShapeRule = Callable[[Sequence[Shape], Shapes, Mapping[str, Attr]], Shape]
 
 WINDOW: Mapping[str, type] = {"strides": tuple, "pads": tuple, "dilations": tuple}
 CONV: Mapping[str, type] = {**WINDOW, "group": int, "bias_at": str}
@@ -45,7 +58,11 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     "bias_at": ("first-step", "per-step"),
     "code": ("direct", "first-step"),
     "reset": ("subtract", "subtract-decayed", "zero"),
+    "by": ("sum", "mean", "max", "min", "prod"),
+    "approximate": ("none", "tanh"),
 }
+MAY_LACK = ("max", "min", "bias_at")
+"""Attributes that a node can do without: bounds that are not there, biases that no time passes over."""
 
 
 @dataclass(frozen=True)
@@ -93,12 +110,12 @@ def infer(node: Node, types: Mapping[str, TensorType], params: Mapping[str, Arra
     kind = row.kinds([types[name].kind for name in values])
     if kind is None:
         raise GraphError(f"'{node.op}' cannot take {', '.join(types[v].kind for v in values)}", at=node.at)
-    shapes = {role: params[name].shape for role, name in zip(roles, given, strict=True)}
+    sizes = {role: params[name].shape for role, name in zip(roles, given, strict=True)}
     try:
-        shape = row.shape([types[name].shape for name in values], shapes, node.attrs)
+        shape = row.shape([types[name].shape for name in values], sizes, node.attrs)
     except (ValueError, IndexError) as error:
         got = ", ".join(str(list(types[v].shape)) for v in values)
-        raise GraphError(f"shapes do not fit: {error} (values {got}; params {dict(shapes)})", at=node.at) from None
+        raise GraphError(f"shapes do not fit: {error} (values {got}; params {sizes})", at=node.at) from None
     return TensorType(kind, shape)
 
 
@@ -114,7 +131,7 @@ def _check_attrs(node: Node, row: Op) -> None:
         raise GraphError(f"'{node.op}' has no attribute {', '.join(extra)}", at=node.at)
     for name, kind in known.items():
         if name not in node.attrs:
-            if name not in ("max", "bias_at"):
+            if name not in MAY_LACK:
                 raise GraphError(f"'{node.op}' needs the attribute '{name}'", at=node.at)
             continue
         value = node.attrs[name]
@@ -124,113 +141,6 @@ def _check_attrs(node: Node, row: Op) -> None:
             raise GraphError(f"attribute {name}={value!r} is not finite", at=node.at)
         if name in CHOICES and value not in CHOICES[name]:
             raise GraphError(f"attribute {name}={value!r} is none of {', '.join(CHOICES[name])}", at=node.at)
-
-
-def _ints(attrs: Mapping[str, Attr], name: str, count: int, least: int) -> tuple[int, ...]:
-    value = attrs[name]
-    if not isinstance(value, tuple) or len(value) != count or min(value) < least:
-        raise ValueError(f"{name}={value} is not {count} integers of at least {least}")
-    return value
-
-
-def _windows(size: Shape, kernel: Shape, attrs: Mapping[str, Attr]) -> Shape:
-    strides, dilations = _ints(attrs, "strides", 2, 1), _ints(attrs, "dilations", 2, 1)
-    pads = _ints(attrs, "pads", 4, 0)
-    out = []
-    for axis in (0, 1):
-        span = size[axis] + pads[axis] + pads[axis + 2] - dilations[axis] * (kernel[axis] - 1)
-        if kernel[axis] < 1 or span < 1:
-            raise ValueError(f"a window of {kernel[axis]} does not fit into {size[axis]} with pads {pads}")
-        out.append((span - 1) // strides[axis] + 1)
-    return tuple(out)
-
-
-def _image(shape: Shape) -> tuple[int, int, int]:
-    if len(shape) != 3:
-        raise ValueError(f"needs [C,H,W], not {list(shape)}")
-    return shape[0], shape[1], shape[2]
-
-
-def _conv(x: Sequence[Shape], p: Shapes, a: Mapping[str, Attr]) -> Shape:
-    channels, *size = _image(x[0])
-    out, per_group, *kernel = p["weight"]
-    group = a["group"]
-    if len(kernel) != 2 or not isinstance(group, int) or group < 1 or out % group or per_group * group != channels:
-        raise ValueError(f"weight {list(p['weight'])} in {group} groups against {channels} channels")
-    made = (out, *_windows(tuple(size), tuple(kernel), a))
-    return _with_bias(made, p, (out,))
-
-
-def _local(x: Sequence[Shape], p: Shapes, a: Mapping[str, Attr]) -> Shape:
-    channels, *size = _image(x[0])
-    out, high, wide, per_group, *kernel = p["weight"]
-    group = a["group"]
-    if len(kernel) != 2 or not isinstance(group, int) or group < 1 or out % group or per_group * group != channels:
-        raise ValueError(f"weight {list(p['weight'])} in {group} groups against {channels} channels")
-    made = (out, *_windows(tuple(size), tuple(kernel), a))
-    if made[1:] != (high, wide):
-        raise ValueError(f"weight is for {[high, wide]} positions, the window has {list(made[1:])}")
-    return _with_bias(made, p, made)
-
-
-def _dense(x: Sequence[Shape], p: Shapes, a: Mapping[str, Attr]) -> Shape:
-    if len(p["weight"]) != 2 or x[0] != (p["weight"][1],):
-        raise ValueError(f"weight {list(p['weight'])} against input {list(x[0])}")
-    return _with_bias((p["weight"][0],), p, (p["weight"][0],))
-
-
-def _with_bias(made: Shape, p: Shapes, bias: Shape) -> Shape:
-    if p.get("bias", bias) != bias:
-        raise ValueError(f"bias {list(p['bias'])} should be {list(bias)}")
-    return made
-
-
-def _each(x: Sequence[Shape], p: Shapes, a: Mapping[str, Attr]) -> Shape:
-    """Elementwise with params that are scalars, [C], or the whole shape."""
-    for role, shape in p.items():
-        if shape not in ((), x[0][:1], x[0]):
-            raise ValueError(f"{role} {list(shape)} is neither a scalar, [{x[0][0]}] nor {list(x[0])}")
-    return x[0]
-
-
-def _batchnorm(x: Sequence[Shape], p: Shapes, a: Mapping[str, Attr]) -> Shape:
-    if any(shape != x[0][:1] for shape in p.values()):
-        raise ValueError(f"statistics for {x[0][0]} channels")
-    return x[0]
-
-
-def _pool(x: Sequence[Shape], p: Shapes, a: Mapping[str, Attr]) -> Shape:
-    channels, *size = _image(x[0])
-    return (channels, *_windows(tuple(size), _ints(a, "kernel", 2, 1), a))
-
-
-def _add(x: Sequence[Shape], p: Shapes, a: Mapping[str, Attr]) -> Shape:
-    if len(x) < 2 or len(set(x)) != 1:
-        raise ValueError("needs two or more values of one shape")
-    return x[0]
-
-
-def _concat(x: Sequence[Shape], p: Shapes, a: Mapping[str, Attr]) -> Shape:
-    axis = a["axis"]
-    if not isinstance(axis, int) or not 0 <= axis < len(x[0]):
-        raise ValueError(f"axis {axis} of {list(x[0])}")
-    if len({(s[:axis], s[axis + 1 :]) for s in x}) != 1:
-        raise ValueError("sizes differ outside the axis")
-    return (*x[0][:axis], sum(s[axis] for s in x), *x[0][axis + 1 :])
-
-
-def _reshape(x: Sequence[Shape], p: Shapes, a: Mapping[str, Attr]) -> Shape:
-    shape = a["shape"]
-    if not isinstance(shape, tuple) or math.prod(shape) != math.prod(x[0]) or min(shape, default=1) < 0:
-        raise ValueError(f"{list(x[0])} has not the size of {shape}")
-    return shape
-
-
-def _softmax(x: Sequence[Shape], p: Shapes, a: Mapping[str, Attr]) -> Shape:
-    axis = a["axis"]
-    if not isinstance(axis, int) or not 0 <= axis < len(x[0]):
-        raise ValueError(f"axis {axis} of {list(x[0])}")
-    return x[0]
 
 
 def _linear(kinds: Sequence[Kind]) -> Kind | None:
@@ -248,36 +158,85 @@ def _analog(kinds: Sequence[Kind]) -> Kind | None:
     return "analog" if set(kinds) == {"analog"} else None
 
 
+def _none(kinds: Sequence[Kind]) -> Kind | None:
+    return "analog"
+
+
 SPIKING = (Stage.SPIKING, Stage.CONSTRAINED, Stage.PLACED)
 
+
+def _curve(**attrs: type) -> Op:
+    return Op(1, _analog, shapes.each, attrs=attrs)
+
+
+CURVES: Mapping[str, Op] = {
+    **dict.fromkeys(("abs", "ceil", "cos", "erf", "exp", "floor", "hardswish", "log", "mish", "reciprocal"), _curve()),
+    **dict.fromkeys(("round", "sigmoid", "sign", "sin", "softplus", "softsign", "sqrt", "tanh", "trunc"), _curve()),
+    "celu": _curve(alpha=float),
+    "clip": _curve(min=float, max=float),
+    "elu": _curve(alpha=float),
+    "gelu": _curve(approximate=str),
+    "hardsigmoid": _curve(alpha=float, beta=float),
+    "roundfloat": _curve(digits=int, lowest=int, max=float),
+    "selu": _curve(alpha=float, gamma=float),
+    "swish": _curve(alpha=float),
+    "thresholdedrelu": _curve(alpha=float),
+    "wrap": _curve(bits=int, signed=int),
+}
+"""Elementwise functions of one value without params; their formulas are in snnc.sim.curves."""
+
 OPS: Mapping[str, Op] = {
-    "conv": Op(1, _linear, _conv, ("weight",), "bias", CONV),
-    "local": Op(1, _linear, _local, ("weight",), "bias", CONV),
-    "dense": Op(1, _linear, _dense, ("weight",), "bias", {"bias_at": str}),
-    "scale": Op(1, _linear, _each, ("factor",), "bias", {"bias_at": str}),
-    "avgpool": Op(1, _linear, _pool, attrs={**WINDOW, "kernel": tuple, "count_include_pad": int}),
-    "add": Op(None, _linear, _add),
-    "concat": Op(None, _same, _concat, attrs={"axis": int}),
-    "reshape": Op(1, _same, _reshape, attrs={"shape": tuple}),
-    "batchnorm": Op(1, _analog, _batchnorm, ("gamma", "beta", "mean", "var"), attrs={"epsilon": float}),
-    "relu": Op(1, _analog, _each, attrs={"max": float}),
-    "maxpool": Op(1, _analog, _pool, attrs={**WINDOW, "kernel": tuple}),
-    "softmax": Op(1, _analog, _softmax, attrs={"axis": int}),
-    "logsoftmax": Op(1, _analog, _softmax, attrs={"axis": int}),
-    "encode": Op(1, lambda k: "current" if k[0] == "analog" else None, _each, attrs={"code": str}, stages=SPIKING),
+    "conv": Op(1, _linear, shapes.conv, ("weight",), "bias", CONV),
+    "local": Op(1, _linear, shapes.local, ("weight",), "bias", CONV),
+    "dense": Op(1, _linear, shapes.dense, ("weight",), "bias", {"bias_at": str}),
+    "scale": Op(1, _linear, shapes.each, ("factor",), "bias", {"bias_at": str}),
+    "mix": Op(1, _linear, shapes.mix, ("weight",), attrs={"axis": int}),
+    "avgpool": Op(1, _linear, shapes.pool, attrs={**WINDOW, "kernel": tuple, "count_include_pad": int}),
+    "add": Op(None, _linear, shapes.equal),
+    "concat": Op(None, _same, shapes.concat, attrs={"axis": int}),
+    "reshape": Op(1, _same, shapes.reshape, attrs={"shape": tuple}),
+    "transpose": Op(1, _same, shapes.transpose, attrs={"perm": tuple}),
+    "slice": Op(1, _same, shapes.slices, attrs={"starts": tuple, "sizes": tuple, "steps": tuple}),
+    "pad": Op(1, _same, shapes.pad, attrs={"pads": tuple, "interior": tuple}),
+    "expand": Op(1, _same, shapes.expand, attrs={"shape": tuple}),
+    "gather": Op(1, _same, shapes.gather, attrs={"axis": int, "index": tuple}),
+    "batchnorm": Op(1, _analog, shapes.batchnorm, ("gamma", "beta", "mean", "var"), attrs={"epsilon": float}),
+    "relu": Op(1, _analog, shapes.each, attrs={"max": float}),
+    "leakyrelu": Op(1, _analog, shapes.each, ("slope",)),
+    **CURVES,
+    "maxpool": Op(1, _analog, shapes.pool, attrs={**WINDOW, "kernel": tuple}),
+    "softmax": Op(1, _analog, shapes.along_axis, attrs={"axis": int}),
+    "logsoftmax": Op(1, _analog, shapes.along_axis, attrs={"axis": int}),
+    "standardize": Op(1, _analog, shapes.standardized, attrs={"axes": tuple, "epsilon": float}),
+    "reduce": Op(1, _analog, shapes.reduced, attrs={"axes": tuple, "by": str}),
+    "argmax": Op(1, _analog, shapes.argmax, attrs={"axis": int, "last": int}),
+    "quantize": Op(1, _analog, shapes.quantized, ("step", "zero"), attrs={"min": int, "max": int}),
+    "constant": Op(0, _none, shapes.constant, ("value",)),
+    "mul": Op(None, _analog, shapes.equal),
+    "div": Op(2, _analog, shapes.equal),
+    "power": Op(2, _analog, shapes.equal),
+    "maximum": Op(None, _analog, shapes.equal),
+    "minimum": Op(None, _analog, shapes.equal),
+    "matmul": Op(2, _analog, shapes.matmul),
+    "encode": Op(
+        1, lambda k: "current" if k[0] == "analog" else None, shapes.each, attrs={"code": str}, stages=SPIKING
+    ),
     "lif": Op(
         1,
         lambda k: None if k[0] == "analog" else "spikes",
-        _each,
+        shapes.each,
         ("alpha", "theta", "u0"),
         attrs={"reset": str},
         stages=SPIKING,
     ),
-    "decode": Op(1, lambda k: None if k[0] == "analog" else "analog", _each, stages=SPIKING),
+    "decode": Op(1, lambda k: None if k[0] == "analog" else "analog", shapes.each, stages=SPIKING),
 }
 
 WEIGHTED = ("conv", "local", "dense", "scale")
 """The ops that hold synaptic weights: their first param."""
 
-LINEAR = (*WEIGHTED, "avgpool", "add", "concat", "reshape")
+WIRING = ("reshape", "transpose", "slice", "pad", "expand", "gather")
+"""The ops of one value that only lead events elsewhere: no weight, no bias, no sum."""
+
+LINEAR = (*WEIGHTED, *WIRING, "mix", "avgpool", "add", "concat")
 """The ops that are synapses or wiring: they are linear in their values, up to a bias."""

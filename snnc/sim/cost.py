@@ -98,13 +98,14 @@ def arriving(graph: Graph, source: Source) -> dict[str, Tensor]:
             read = graph.values(node)
             if node.op in LINEAR:
                 flow[node.name] = _events(graph, node, [flow[name] for name in read])
-                crosses = node.op in (*WEIGHTED, "avgpool", "add")
+                crosses = node.op in (*WEIGHTED, "avgpool", "add", "mix")
                 synaptic[node.name] = crosses or any(synaptic[name] for name in read)
             elif node.op == "batchnorm":
                 flow[node.name], synaptic[node.name] = flow[read[0]], synaptic[read[0]]
             else:
-                if synaptic[read[0]]:
-                    found[node.name] = flow[read[0]]
+                if arrived := [flow[name] for name in read if synaptic[name]]:
+                    longest = max(map(len, arrived))
+                    found[node.name] = torch.cat([v.flatten(1).expand(longest, -1) for v in arrived], 1)
                 flow[node.name], synaptic[node.name] = source(node.name, node.type), False
         for user, name in graph.outputs.items():
             if synaptic[name]:
@@ -149,6 +150,8 @@ def _events(graph: Graph, node: Node, inputs: list[Tensor]) -> Tensor:
         ones = torch.ones(channels, 1, *attr_ints(node, "kernel"))
         return KERNELS["conv"](node.with_attrs(group=channels), inputs, {"weight": ones})
     params = {}
+    if node.op == "mix":
+        params = {"weight": (torch.tensor(graph.params[roles(node, graph.params)["weight"]]) != 0).to(torch.float32)}
     if node.op in WEIGHTED:
         name = roles(node, graph.params)[first_role(node)]
         constraint = graph.constraints.get(name)

@@ -6,6 +6,7 @@ executor must agree with it spike for spike.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping
 
@@ -14,6 +15,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from snnc.ir import Array, Graph, Node, attr_ints, roles
 
+from .curves import CURVES, curve
 from .neurons import membrane
 
 Params = dict[str, Array]
@@ -28,7 +30,11 @@ def run(graph: Graph, x: Mapping[str, Array], record: dict[str, Array] | None = 
     """
     values: dict[str, Array] = {name: np.asarray(array, np.float64) for name, array in x.items()}
     for node in graph.nodes:
-        values[node.name] = _evaluate(graph, node, [values[name] for name in graph.values(node)])
+        if node.op == "constant":
+            value = graph.params[node.inputs[0]].astype(np.float64)
+            values[node.name] = np.broadcast_to(value, (len(next(iter(x.values()))), *node.type.shape))
+        else:
+            values[node.name] = _evaluate(graph, node, [values[name] for name in graph.values(node)])
     if record is not None:
         record.update(values)
     return {user: values[name] for user, name in graph.outputs.items()}
@@ -133,6 +139,77 @@ def _logsoftmax(node: Node, x: list[Array], p: Params) -> Array:
     return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=axis, keepdims=True)))
 
 
+def _pad(node: Node, x: list[Array], p: Params) -> Array:
+    pads, interior = attr_ints(node, "pads"), attr_ints(node, "interior")
+    made = np.zeros((len(x[0]), *node.type.shape))
+    inside = (
+        slice(at, at + (n - 1) * (gap + 1) + 1, gap + 1)
+        for at, n, gap in zip(pads, x[0].shape[1:], interior, strict=False)
+    )
+    made[(slice(None), *inside)] = x[0]
+    return made
+
+
+def _slice(node: Node, x: list[Array], p: Params) -> Array:
+    made = x[0]
+    parts = zip(*(attr_ints(node, name) for name in ("starts", "sizes", "steps")), strict=True)
+    for axis, (start, size, step) in enumerate(parts, 1):
+        made = np.take(made, start + step * np.arange(size), axis=axis)
+    return made
+
+
+def _mix(node: Node, x: list[Array], p: Params) -> Array:
+    axis = _axis(node)
+    return np.moveaxis(np.tensordot(x[0], p["weight"], axes=(axis, 1)), -1, axis)
+
+
+def _standardize(node: Node, x: list[Array], p: Params) -> Array:
+    axes = _axes(node)
+    var = x[0].var(axis=axes, keepdims=True)
+    return np.asarray((x[0] - x[0].mean(axis=axes, keepdims=True)) / np.sqrt(var + float(str(node.attrs["epsilon"]))))
+
+
+def _reduce(node: Node, x: list[Array], p: Params) -> Array:
+    return np.asarray(getattr(np, str(node.attrs["by"]))(x[0], axis=_axes(node)))
+
+
+def _argmax(node: Node, x: list[Array], p: Params) -> Array:
+    axis = _axis(node)
+    if node.attrs["last"]:
+        return x[0].shape[axis] - 1.0 - np.argmax(np.flip(x[0], axis), axis=axis)
+    return np.argmax(x[0], axis=axis).astype(np.float64)
+
+
+def _quantize(node: Node, x: list[Array], p: Params) -> Array:
+    step, zero = (per_channel(p[name], x[0].ndim - 1) for name in ("step", "zero"))
+    return np.clip(np.rint(x[0] / step) + zero, float(str(node.attrs["min"])), float(str(node.attrs["max"])))
+
+
+def _leakyrelu(node: Node, x: list[Array], p: Params) -> Array:
+    return np.where(x[0] < 0, x[0] * per_channel(p["slope"], x[0].ndim - 1), x[0])
+
+
+def _axis(node: Node) -> int:
+    return int(str(node.attrs["axis"])) + 1
+
+
+def _axes(node: Node) -> tuple[int, ...]:
+    return tuple(axis + 1 for axis in attr_ints(node, "axes"))
+
+
+def _folded(function: Callable[[Array, Array], Array]) -> Callable[[Node, list[Array], Params], Array]:
+    return lambda node, x, p: functools.reduce(function, x)
+
+
+class _Library:
+    """numpy with the one function that torch has and numpy lacks."""
+
+    erf = staticmethod(np.vectorize(math.erf, otypes=[np.float64]))
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(np, name)
+
+
 KERNELS: Mapping[str, Callable[[Node, list[Array], Params], Array]] = {
     "conv": _conv,
     "local": _local,
@@ -142,7 +219,25 @@ KERNELS: Mapping[str, Callable[[Node, list[Array], Params], Array]] = {
     "add": lambda node, x, p: np.asarray(sum(x)),
     "concat": lambda node, x, p: np.concatenate(x, axis=int(str(node.attrs["axis"])) + 1),
     "reshape": lambda node, x, p: x[0].reshape(len(x[0]), *attr_ints(node, "shape")),
+    "transpose": lambda node, x, p: x[0].transpose(0, *(axis + 1 for axis in attr_ints(node, "perm"))),
+    "slice": _slice,
+    "pad": _pad,
+    "expand": lambda node, x, p: np.broadcast_to(x[0], (len(x[0]), *attr_ints(node, "shape"))),
+    "gather": lambda node, x, p: np.take(x[0], attr_ints(node, "index"), axis=_axis(node)),
+    "mix": _mix,
     "batchnorm": _batchnorm,
+    "leakyrelu": _leakyrelu,
+    **{op: lambda node, x, p: curve(_Library(), node.op, x[0], node.attrs) for op in CURVES},
+    "standardize": _standardize,
+    "reduce": _reduce,
+    "argmax": _argmax,
+    "quantize": _quantize,
+    "mul": _folded(np.multiply),
+    "div": lambda node, x, p: x[0] / x[1],
+    "power": lambda node, x, p: x[0] ** x[1],
+    "maximum": _folded(np.maximum),
+    "minimum": _folded(np.minimum),
+    "matmul": lambda node, x, p: x[0] @ x[1],
     "relu": lambda node, x, p: np.clip(x[0], 0, float(str(node.attrs.get("max", math.inf)))),
     "maxpool": _maxpool,
     "softmax": lambda node, x, p: np.exp(_logsoftmax(node, x, p)),

@@ -105,6 +105,8 @@ class Stepper:
 
     def _compute(self, node: Node) -> Tensor:
         own = self._own(node)
+        if node.op == "constant":
+            return own["value"].expand(self._batch(), *node.type.shape)
         made = KERNELS[node.op](node, [self.values[name] for name in self.graph.values(node)], own)
         charged = node.type.kind == "analog" or node.attrs.get("bias_at") == "per-step" or self.t == 1
         return biased(node, made, own) if charged else made

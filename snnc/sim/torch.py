@@ -7,6 +7,7 @@ axis of length 1.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from snnc.ir import Array, Graph, Node, attr_ints, roles
 
+from .curves import CURVES, curve
 from .window import fire
 
 Tensors = Mapping[str, Tensor]
@@ -89,10 +91,11 @@ def forward(
     handed: dict[str, Tensor] = dict(x)
     last = {name: node.name for node in graph.nodes for name in graph.values(node)}
     outputs = set(graph.outputs.values())
+    count = len(next(iter(x.values())))
     for node in graph.nodes:
         read = graph.values(node)
         own = {role: params[name] for role, name in roles(node, graph.params).items()}
-        made = _evaluate(node, [handed[name] for name in read], own, graph.steps, width)
+        made = _evaluate(node, [handed[name] for name in read], own, count, graph.steps, width)
         values[node.name] = made
         handed[node.name] = made.detach() if detach and node.op == "lif" else made
         for name in dict.fromkeys(read):
@@ -103,13 +106,15 @@ def forward(
     return values
 
 
-def _evaluate(node: Node, inputs: list[Tensor], params: Tensors, steps: int, width: float) -> Tensor:
+def _evaluate(node: Node, inputs: list[Tensor], params: Tensors, count: int, steps: int, width: float) -> Tensor:
     if node.op == "encode":
         return encode(node, inputs[0], steps)
     if node.op == "decode":
         return inputs[0].sum(0) if len(inputs[0]) == steps else inputs[0][0] * steps
     if node.op == "lif":
         return _lif(node, inputs[0], params, steps, width)
+    if node.op == "constant":
+        return params["value"].expand(count, *node.type.shape)
     if node.type.kind == "analog":
         return biased(node, KERNELS[node.op](node, inputs, params), params)
     long = max(len(value) for value in inputs)
@@ -206,6 +211,80 @@ def _axis(node: Node) -> int:
     return int(str(node.attrs["axis"])) + 1
 
 
+def _pad(node: Node, x: list[Tensor], p: Tensors) -> Tensor:
+    pads, interior = attr_ints(node, "pads"), attr_ints(node, "interior")
+    made = x[0].new_zeros(len(x[0]), *node.type.shape)
+    inside = [
+        slice(pads[i], pads[i] + (size - 1) * (interior[i] + 1) + 1, interior[i] + 1)
+        for i, size in enumerate(x[0].shape[1:])
+    ]
+    made[(slice(None), *inside)] = x[0]
+    return made
+
+
+def _slice(node: Node, x: list[Tensor], p: Tensors) -> Tensor:
+    made = x[0]
+    for axis, (start, size, step) in enumerate(
+        zip(*(attr_ints(node, name) for name in ("starts", "sizes", "steps")), strict=True), 1
+    ):
+        if step > 0:
+            made = made.narrow(axis, start, (size - 1) * step + 1)[(*[slice(None)] * axis, slice(None, None, step))]
+        else:
+            index = torch.arange(start, start + size * step, step, device=made.device)
+            made = made.index_select(axis, index)
+    return made
+
+
+def _gather(node: Node, x: list[Tensor], p: Tensors) -> Tensor:
+    return x[0].index_select(_axis(node), torch.tensor(attr_ints(node, "index"), device=x[0].device))
+
+
+def _mix(node: Node, x: list[Tensor], p: Tensors) -> Tensor:
+    return (x[0].movedim(_axis(node), -1) @ p["weight"].T).movedim(-1, _axis(node))
+
+
+def _standardize(node: Node, x: list[Tensor], p: Tensors) -> Tensor:
+    axes = [axis + 1 for axis in attr_ints(node, "axes")]
+    centred = x[0] - x[0].mean(axes, keepdim=True)
+    return centred / torch.sqrt(centred.square().mean(axes, keepdim=True) + float(str(node.attrs["epsilon"])))
+
+
+def _reduce(node: Node, x: list[Tensor], p: Tensors) -> Tensor:
+    axes = [axis + 1 for axis in attr_ints(node, "axes")]
+    if not axes:
+        return x[0]
+    if node.attrs["by"] == "prod":
+        made = x[0]
+        for axis in sorted(axes, reverse=True):
+            made = made.prod(axis)
+        return made
+    by = {"sum": torch.sum, "mean": torch.mean, "max": torch.amax, "min": torch.amin}
+    return by[str(node.attrs["by"])](x[0], axes)
+
+
+def _argmax(node: Node, x: list[Tensor], p: Tensors) -> Tensor:
+    """torch does not say which of equals it finds: the first of them is looked for."""
+    axis, size = _axis(node), x[0].shape[_axis(node)]
+    largest = x[0] == x[0].amax(axis, keepdim=True)
+    order = torch.arange(size, device=x[0].device)
+    order = (order + 1 if node.attrs["last"] else size - order).reshape(-1, *[1] * (x[0].ndim - axis - 1))
+    found = (largest * order).amax(axis)
+    return (found - 1 if node.attrs["last"] else size - found).to(x[0].dtype)
+
+
+def _quantize(node: Node, x: list[Tensor], p: Tensors) -> Tensor:
+    step, zero = (per_channel(p[name], x[0].ndim - 1) for name in ("step", "zero"))
+    return (torch.round(x[0] / step) + zero).clamp(float(str(node.attrs["min"])), float(str(node.attrs["max"])))
+
+
+def _leakyrelu(node: Node, x: list[Tensor], p: Tensors) -> Tensor:
+    return torch.where(x[0] < 0, x[0] * per_channel(p["slope"], x[0].ndim - 1), x[0])
+
+
+def _folded(function: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Node, list[Tensor], Tensors], Tensor]:
+    return lambda node, x, p: functools.reduce(function, x)
+
+
 KERNELS: Mapping[str, Callable[[Node, list[Tensor], Tensors], Tensor]] = {
     "conv": _conv,
     "local": _local,
@@ -215,7 +294,25 @@ KERNELS: Mapping[str, Callable[[Node, list[Tensor], Tensors], Tensor]] = {
     "add": lambda node, x, p: torch.stack(x).sum(0) if len(x) > 2 else x[0] + x[1],
     "concat": lambda node, x, p: torch.cat(x, _axis(node)),
     "reshape": lambda node, x, p: x[0].reshape(len(x[0]), *attr_ints(node, "shape")),
+    "transpose": lambda node, x, p: x[0].permute(0, *(axis + 1 for axis in attr_ints(node, "perm"))),
+    "slice": _slice,
+    "pad": _pad,
+    "expand": lambda node, x, p: x[0].expand(len(x[0]), *attr_ints(node, "shape")),
+    "gather": _gather,
+    "mix": _mix,
     "batchnorm": _batchnorm,
+    "leakyrelu": _leakyrelu,
+    **{op: lambda node, x, p: curve(torch, node.op, x[0], node.attrs) for op in CURVES},
+    "standardize": _standardize,
+    "reduce": _reduce,
+    "argmax": _argmax,
+    "quantize": _quantize,
+    "mul": _folded(torch.mul),
+    "div": lambda node, x, p: x[0] / x[1],
+    "power": lambda node, x, p: x[0] ** x[1],
+    "maximum": _folded(torch.maximum),
+    "minimum": _folded(torch.minimum),
+    "matmul": lambda node, x, p: x[0] @ x[1],
     "relu": lambda node, x, p: x[0].clamp(0, float(str(node.attrs.get("max", float("inf"))))),
     "maxpool": _maxpool,
     "softmax": lambda node, x, p: torch.softmax(x[0], _axis(node)),
