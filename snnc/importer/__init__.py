@@ -1,36 +1,40 @@
 """ONNX files -> analog graphs, and the judge that runs the original model beside them.
 
-Nothing else in the project reads ONNX or calls onnxruntime.
+Nothing else in the project reads ONNX or calls onnxruntime. A model file is read in a limited process of its own.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from snnc.errors import ModelError
 from snnc.ir import Graph
 
-from .build import Finding, build
-from .files import model_digest, read
-from .judge import judge
+from .options import DEFAULT, Limits, Options
+from .sandbox import examine, model_digest
 
-__all__ = ["Finding", "judge", "load", "model_digest", "survey"]
+if TYPE_CHECKING:
+    from .build import Finding, Import
+    from .judge import judge
+
+__all__ = ["Finding", "Import", "Limits", "Options", "examine", "judge", "load", "model_digest", "survey"]
 
 
-def load(path: str | Path) -> Graph:
-    """The analog graph of an ONNX model: static shapes, any batch size, float32 params, opset 9 to 23.
+def load(path: str | Path, options: Options = DEFAULT) -> Graph:
+    """The analog graph of an ONNX model: static shapes, any batch size, float32 params, opset 7 to the newest.
 
     Raises:
         ModelError: the file is no readable model; or lists every node that cannot be imported.
     """
-    made = build(read(path))
+    made = examine(path, options)
     problems = [found.problem for found in made.findings if found.problem is not None]
     if made.graph is None:
         raise ModelError.gather(f"{len(problems)} parts of '{Path(path).name}' cannot be imported", problems)
     return made.graph
 
 
-def survey(path: str | Path) -> tuple[Finding, ...]:
+def survey(path: str | Path, options: Options = DEFAULT) -> tuple[Finding, ...]:
     """Every node of the model that does work, in order, each with what keeps it from being imported, if anything.
 
     Constants and what folds to constants do no work. Inputs and outputs of the model appear only with a problem.
@@ -38,4 +42,18 @@ def survey(path: str | Path) -> tuple[Finding, ...]:
     Raises:
         ModelError: the file is no readable model.
     """
-    return build(read(path)).findings
+    return examine(path, options).findings
+
+
+def __getattr__(name: str) -> Any:
+    """What needs onnx or onnxruntime is loaded when it is asked for."""
+    if name == "judge":
+        from .judge import judge
+
+        globals()[name] = judge  # over the module of the same name, which importing it has put there
+        return judge
+    if name in ("Finding", "Import"):
+        from . import build
+
+        return getattr(build, name)
+    raise AttributeError(f"module '{__name__}' has no attribute '{name}'")

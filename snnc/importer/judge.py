@@ -12,8 +12,9 @@ from onnx import helper
 from snnc.errors import DataError, ModelError
 from snnc.ir import Array
 
-from .build import fit
 from .files import read
+from .naming import fit
+from .options import DEFAULT, Options
 from .trace import Port, batch_of, model_inputs, ports
 
 CHUNK = 256
@@ -23,7 +24,7 @@ SILENT = 4
 """onnxruntime's level of logging: fatal errors only."""
 
 
-def judge(path: str | Path, x: Mapping[str, Array]) -> dict[str, Array]:
+def judge(path: str | Path, x: Mapping[str, Array], options: Options = DEFAULT) -> dict[str, Array]:
     """Outputs [N, ...] of the model at `path` for inputs `x` [N, ...], both under the names they have in the graph.
 
     All graph optimizations are off: with them onnxruntime computes some models wrong (Pad before a pool).
@@ -33,21 +34,27 @@ def judge(path: str | Path, x: Mapping[str, Array]) -> dict[str, Array]:
         ModelError: the file is no readable model, or onnxruntime cannot run it.
         DataError: `x` does not fit the model's inputs.
     """
-    model = read(path)
+    model = read(path, options)
     inputs = model_inputs(model)
-    feeds, count = _feeds(inputs, x)
+    feeds, count = _feeds(inputs, x, options.batched)
     outputs = fit(port.name for port in ports(model.graph.output))
-    size = batch_of(inputs) or CHUNK
-    pad = size if batch_of(inputs) else 1
+    fixed = batch_of(inputs) if options.batched else None
+    size = fixed or CHUNK
     try:
         session = _session(model.SerializeToString())
-        parts = [_chunk(session, list(outputs), feeds, i, min(i + size, count), pad) for i in range(0, count, size)]
+        if not options.batched:
+            parts = [_sample(session, list(outputs), feeds, i) for i in range(count)]
+        else:
+            starts = range(0, count, size)
+            parts = [_chunk(session, list(outputs), feeds, i, min(i + size, count), fixed or 1) for i in starts]
     except Exception as error:  # onnxruntime's own exceptions have no common base but this
-        raise ModelError(f"onnxruntime cannot run '{Path(path).name}': {error}") from None
-    return {name: np.concatenate([part[i] for part in parts]) for i, name in enumerate(outputs.values())}
+        message = f"onnxruntime cannot run '{Path(path).name}': {error}"
+        raise ModelError(message, code="onnxruntime") from None
+    made = {name: np.concatenate([part[i] for part in parts]) for i, name in enumerate(outputs.values())}
+    return {name: array.astype(np.float32) for name, array in made.items()}
 
 
-def _feeds(inputs: tuple[Port, ...], x: Mapping[str, Array]) -> tuple[dict[str, Array], int]:
+def _feeds(inputs: tuple[Port, ...], x: Mapping[str, Array], batched: bool) -> tuple[dict[str, Array], int]:
     """The arrays under the model's own names and types, and how many samples they hold."""
     names = fit(port.name for port in inputs)
     if set(x) != set(names.values()):
@@ -55,10 +62,8 @@ def _feeds(inputs: tuple[Port, ...], x: Mapping[str, Array]) -> tuple[dict[str, 
     feeds = {}
     for port in inputs:
         array = np.asarray(x[names[port.name]])
-        wrong = array.ndim != len(port.dims) or any(
-            d not in (None, s) for d, s in zip(port.dims[1:], array.shape[1:], strict=True)
-        )
-        if wrong:
+        sizes = port.dims[batched:]
+        if array.ndim != len(sizes) + 1 or any(d not in (None, s) for d, s in zip(sizes, array.shape[1:], strict=True)):
             raise DataError(f"input '{names[port.name]}' is {list(array.shape)}, the model reads {list(port.dims)}")
         feeds[port.name] = array.astype(helper.tensor_dtype_to_np_dtype(port.dtype))
     counts = {len(array) for array in feeds.values()}
@@ -84,10 +89,22 @@ def _chunk(
 ) -> list[Array]:
     """Outputs for the samples from `start` to `stop`; the last one repeated up to a batch of `pad`."""
     index = np.minimum(np.arange(start, start + max(stop - start, pad)), stop - 1)
-    quiet = onnxruntime.RunOptions()
-    quiet.log_severity_level = SILENT
-    made = session.run(outputs, {name: array[index] for name, array in feeds.items()}, quiet)
+    made = session.run(outputs, {name: array[index] for name, array in feeds.items()}, _quiet())
     for name, array in zip(outputs, made, strict=True):
         if array.shape[:1] != index.shape:
             raise ValueError(f"output '{name}' is {list(array.shape)} for {len(index)} samples")
     return [array[: stop - start] for array in made]
+
+
+def _sample(
+    session: onnxruntime.InferenceSession, outputs: list[str], feeds: Mapping[str, Array], i: int
+) -> list[Array]:
+    """Outputs [1, ...] for the whole tensors of one sample."""
+    made = session.run(outputs, {name: array[i] for name, array in feeds.items()}, _quiet())
+    return [np.asarray(array)[None] for array in made]
+
+
+def _quiet() -> onnxruntime.RunOptions:
+    options = onnxruntime.RunOptions()
+    options.log_severity_level = SILENT
+    return options

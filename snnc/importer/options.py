@@ -50,3 +50,7 @@ class Options:
     batched: bool = True
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     limits: Limits = Limits()
+
+
+DEFAULT = Options()
+"""A first axis that is the batch, sizes as the model has them, and the limits of untrusted input."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -20,20 +20,34 @@ from onnx.reference import ReferenceEvaluator
 from snnc.errors import ModelError
 from snnc.ir import Array, Shape
 
-from .options import Options
+from .files import Loaded
+from .options import DEFAULT, Options
+from .structure import STANDARD, reads_of
 
 PROBE = 13
 """Stands for a dynamic batch size: a number that no model has written into it, so that code for one batch size,
 and values that mix samples, give themselves away."""
 
-LARGEST_FOLD = 256 * 2**20
-"""Bytes that folding one node may make."""
+FOLDED = frozenset(
+    word
+    for line in (
+        "Abs Add And ArgMax ArgMin AveragePool BitShift BitwiseAnd BitwiseNot BitwiseOr BitwiseXor Cast CastLike Ceil",
+        "Celu Clip Compress Concat Constant ConstantOfShape Conv ConvTranspose Cos CumSum DepthToSpace",
+        "DequantizeLinear Div Einsum Elu Equal Erf Exp Expand EyeLike Flatten Floor Gather GatherElements GatherND",
+        "Gelu Gemm GlobalAveragePool GlobalMaxPool Greater GreaterOrEqual HardSigmoid HardSwish Identity IsInf IsNaN",
+        "LayerNormalization LeakyRelu Less LessOrEqual Log MatMul Max MaxPool Mean Min Mish Mod Mul Neg NonZero Not",
+        "OneHot Or PRelu Pad Pow QuantizeLinear Range Reciprocal ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp",
+        "ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare Relu Reshape Resize ReverseSequence Round",
+        "ScatterElements ScatterND Selu Shape Sigmoid Sign Sin Size Slice Softplus Softsign SpaceToDepth Split Sqrt",
+        "Squeeze Sub Sum Swish Tan Tanh ThresholdedRelu Tile TopK Transpose Trilu Unsqueeze Upsample Where Xor",
+    )
+    for word in line.split()
+)
+"""Operators that ONNX's reference evaluator may compute. Not: random ones, those with graphs, those that decode texts
+or images, and those whose old forms it computes as if they were the new ones (BatchNormalization, Softmax)."""
 
-RANDOM = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial"}
-MISJUDGED = {"BatchNormalization", "Softmax", "LogSoftmax", "Hardmax"}
-"""Operators whose old forms the reference evaluator computes as if they were the new ones (onnx 1.23)."""
-
-UNFOLDED = RANDOM | MISJUDGED | {"Dropout", "If", "Loop", "Scan"}
+LARGEST_VALUE = 2**33
+"""Elements of one value: nothing that makes more can ever run."""
 
 SMALL = 1024
 """Elements of a constant that shape inference may look at: shapes, axes, pads, but not weights."""
@@ -53,12 +67,14 @@ class Trace:
     """What is known of a model before any operator is understood.
 
     Attributes:
-        batch: the batch size that `shapes` are for.
+        batch: the batch size that `shapes` are for; 1 where the model has no batch.
+        inputs: with the sizes that the options give.
         shapes: with batch, of every value that is not constant; a name is missing where ONNX cannot tell.
         sized: constants computed from a dynamic batch size: good for a reshape, never for a weight.
         work: the nodes that the outputs need and that are not constant, in runnable order.
         problems: nodes that only make constants but cannot be folded, by position in `work`.
         contradictions: why ONNX finds no type for a value, by name.
+        dtypes: ONNX's element type of every value that is not constant.
     """
 
     opset: int
@@ -71,6 +87,7 @@ class Trace:
     work: list[NodeProto] = field(default_factory=list)
     problems: dict[int, ModelError] = field(default_factory=dict)
     contradictions: dict[str, str] = field(default_factory=dict)
+    dtypes: dict[str, int] = field(default_factory=dict)
 
 
 def ports(values: Iterable[ValueInfoProto]) -> tuple[Port, ...]:
@@ -97,25 +114,59 @@ def batch_of(inputs: Iterable[Port]) -> int | None:
     """
     sizes = {port.dims[0] for port in inputs if port.dims} - {None}
     if len(sizes) > 1:
-        raise ModelError(f"the inputs have different batch sizes: {sorted(s for s in sizes if s)}")
+        raise ModelError(f"the inputs have different batch sizes: {sorted(s for s in sizes if s)}", code="batch")
     return next(iter(sizes), None)
 
 
-def trace(model: ModelProto, options: Options = Options()) -> Trace:
+def sized_inputs(inputs: Iterable[Port], options: Options) -> tuple[Port, ...]:
+    """The inputs with the sizes that `options` give for dynamic ones.
+
+    Raises:
+        ModelError: sizes for no input, or sizes that contradict the model's.
+    """
+    made, given = [], dict(options.shapes)
+    for port in inputs:
+        front = port.dims[:1] if options.batched else ()
+        if (shape := given.pop(port.name, None)) is not None:
+            known = port.dims[len(front) :]
+            fits = len(shape) == len(known) and all(d in (None, s) for d, s in zip(known, shape, strict=True))
+            if port.dims and not fits:
+                message = f"sizes {list(shape)} are given for the input '{port.name}', which is {_shown(known)}"
+                raise ModelError(message, code="input-shape")
+            port = replace(port, dims=((front or (None,) * options.batched) + tuple(shape)))
+        if math.prod(d or 1 for d in port.dims) > LARGEST_VALUE:
+            message = f"the input '{port.name}' {_shown(port.dims)} has more than {LARGEST_VALUE} elements"
+            raise ModelError(message, code="value-size")
+        made.append(port)
+    if given:
+        names = ", ".join(f"'{port.name}'" for port in made)
+        raise ModelError(f"sizes are given for '{next(iter(given))}', the inputs are {names}", code="input-shape")
+    return tuple(made)
+
+
+def _shown(dims: Iterable[int | None]) -> str:
+    return "[" + ",".join("?" if d is None else str(d) for d in dims) + "]"
+
+
+def trace(model: ModelProto | Loaded, options: Options = DEFAULT) -> Trace:
     """Infer and fold all that the outputs of `model` need.
 
     Raises:
-        ModelError: the inputs have different batch sizes, or an initializer cannot be read.
+        ModelError: the inputs have different batch sizes, or do not fit the options; an initializer cannot be read.
     """
-    inputs = model_inputs(model)
-    static = batch_of(inputs)
-    opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
-    made = Trace(opset, static or PROBE, inputs, ports(model.graph.output))
-    made.constants.update((tensor.name, _array(tensor)) for tensor in model.graph.initializer)
-    walk = _Walk(made, static is None, {})
+    proto = model.proto if isinstance(model, Loaded) else model
+    inputs = sized_inputs(model_inputs(proto), options)
+    static = batch_of(inputs) if options.batched else 1
+    opset = next(entry.version for entry in proto.opset_import if entry.domain in STANDARD)
+    made = Trace(opset, static or PROBE, inputs, ports(proto.graph.output))
+    if isinstance(model, Loaded):
+        made.constants.update(model.weights)
+    else:
+        made.constants.update((tensor.name, _array(tensor)) for tensor in proto.graph.initializer)
+    walk = _Walk(made, static is None, options, {})
     for port in inputs:
         walk.declare(port)
-    for node in _needed(model):
+    for node in _needed(proto):
         walk.step(node)
     return made
 
@@ -126,15 +177,25 @@ class _Walk:
 
     made: Trace
     dynamic: bool
+    options: Options
     types: dict[str, TypeProto]
 
     def declare(self, port: Port) -> None:
-        dims = (self.made.batch, *port.dims[1:])[: len(port.dims)]
+        dims = port.dims
+        if self.options.batched:
+            dims = (self.made.batch, *port.dims[1:])[: len(port.dims)]
         self._learn(port.name, helper.make_tensor_type_proto(port.dtype, dims))
 
     def step(self, node: NodeProto) -> None:
+        if all(name in self.made.constants for name in node.output):  # a Constant whose value was taken out
+            return
+        if any(a.HasField("g") or a.graphs for a in node.attribute):
+            self.made.problems[len(self.made.work)] = _control_flow(node)
+            self._work(node, {})
+            return
         inferred = self._infer(node)
         try:
+            _refuse_giants(inferred)
             if self._shape_only(node):
                 self._fold(node, {node.input[0]: self._dummy(node.input[0])}, inferred)
             elif self._foldable(node):
@@ -152,14 +213,20 @@ class _Walk:
 
     def _learn(self, name: str, kind: TypeProto) -> None:
         self.types[name] = kind
+        self.made.dtypes[name] = kind.tensor_type.elem_type
         if (shape := _static(kind)) is not None:
             self.made.shapes[name] = shape
 
     def _shape_only(self, node: NodeProto) -> bool:
-        return _standard(node) and node.op_type in ("Shape", "Size") and node.input[0] in self.made.shapes
+        return (
+            _standard(node)
+            and node.op_type in ("Shape", "Size")
+            and len(node.input) == 1
+            and node.input[0] in self.made.shapes
+        )
 
     def _foldable(self, node: NodeProto) -> bool:
-        plain = _standard(node) and node.op_type not in UNFOLDED
+        plain = _standard(node) and node.op_type in FOLDED
         return plain and all(name in self.made.constants for name in node.input if name)
 
     def _dummy(self, name: str) -> Array:
@@ -189,12 +256,15 @@ class _Walk:
 
     def _fold(self, node: NodeProto, given: Mapping[str, Array], inferred: Mapping[str, TypeProto]) -> None:
         """Run `node` and keep what it makes as constants."""
-        _check_size(node, inferred)
+        most = self.options.limits.fold_bytes
+        _check_size(node, inferred, most)
         try:
             with np.errstate(all="ignore"):
                 made = _evaluate(node, given, self.made.opset)
         except Exception as error:  # the evaluator raises whatever numpy and its own kernels do
-            raise ModelError(f"this constant cannot be computed: {error}") from None
+            raise ModelError(f"this constant cannot be computed: {error}", code="fold") from None
+        if (size := sum(array.nbytes for array in made.values())) > most:
+            raise _too_large(f"takes {size} bytes", most)
         self.made.constants.update(made)
         if self.made.sized.intersection(node.input) or (self.dynamic and self._shape_only(node)):
             self.made.sized.update(made)
@@ -210,14 +280,29 @@ def _evaluate(node: NodeProto, given: Mapping[str, Array], opset: int) -> dict[s
     return {value.name: np.asarray(array) for value, array in zip(outputs, made, strict=True)}
 
 
-def _check_size(node: NodeProto, inferred: Mapping[str, TypeProto]) -> None:
+def _check_size(node: NodeProto, inferred: Mapping[str, TypeProto], most: int) -> None:
     """Refuse to fold what could be large, before it is."""
     for name in filter(None, node.output):
         shape = _static(inferred[name]) if name in inferred else None
         if shape is None:
-            raise ModelError("the size of this constant cannot be told before computing it")
-        if (size := math.prod(shape) * 8) > LARGEST_FOLD:
-            raise ModelError(f"this constant {list(shape)} takes up to {size} bytes, more than {LARGEST_FOLD}")
+            raise ModelError("the size of this constant cannot be told before computing it", code="fold-size")
+        if (size := math.prod(shape) * 8) > most:
+            raise _too_large(f"{list(shape)} takes up to {size} bytes", most)
+
+
+def _refuse_giants(inferred: Mapping[str, TypeProto]) -> None:
+    for shape in filter(None, map(_static, inferred.values())):
+        if math.prod(shape) > LARGEST_VALUE:
+            raise ModelError(f"the value {list(shape)} has more than {LARGEST_VALUE} elements", code="value-size")
+
+
+def _too_large(what: str, most: int) -> ModelError:
+    return ModelError(f"this constant {what}, more than {most}", hint="raise the limit fold_bytes", code="fold-size")
+
+
+def _control_flow(node: NodeProto) -> ModelError:
+    hint = "export without control flow: torch.onnx.export with fixed sizes, or onnxsim"
+    return ModelError(f"the operator {node.op_type} is not supported", hint=hint, code="control-flow")
 
 
 def _static(kind: TypeProto) -> Shape | None:
@@ -231,7 +316,7 @@ def _static(kind: TypeProto) -> Shape | None:
 
 
 def _standard(node: NodeProto) -> bool:
-    return node.domain in ("", "ai.onnx")
+    return node.domain in STANDARD
 
 
 def _needed(model: ModelProto) -> list[NodeProto]:
@@ -241,31 +326,24 @@ def _needed(model: ModelProto) -> list[NodeProto]:
     for node in reversed(model.graph.node):
         if wanted.intersection(filter(None, node.output)):
             found.append(node)
-            wanted.update(_reads(node))
+            wanted.update(reads_of(node))
     return found[::-1]
-
-
-def _reads(node: NodeProto) -> set[str]:
-    """Names that a node reads; those of its subgraphs too, whose own names do no harm here."""
-    names = set(filter(None, node.input))
-    for attribute in node.attribute:
-        for graph in (attribute.g, *attribute.graphs):
-            for inner in graph.node:
-                names |= _reads(inner)
-    return names
 
 
 def _array(tensor: TensorProto) -> Array:
     try:
         return np.asarray(numpy_helper.to_array(tensor))
     except (ValueError, TypeError, KeyError) as error:
-        raise ModelError(f"this initializer cannot be read: {error}", at=tensor.name) from None
+        raise ModelError(f"this initializer cannot be read: {error}", at=tensor.name, code="tensor-data") from None
 
 
 def attributes(node: NodeProto) -> dict[str, Any]:
     """The attributes of a node as Python values; texts decoded."""
     found = {}
     for attribute in node.attribute:
-        value = None if attribute.type == AttributeProto.GRAPH else helper.get_attribute_value(attribute)
+        try:
+            value = None if attribute.type == AttributeProto.GRAPH else helper.get_attribute_value(attribute)
+        except ValueError as error:
+            raise ModelError(f"the attribute '{attribute.name}': {error}", at=node.name, code="attribute") from None
         found[attribute.name] = value.decode("utf-8", "replace") if isinstance(value, bytes) else value
     return found

@@ -1,12 +1,15 @@
 """What a network is at every stage of its compilation: nodes, types, constraints, text."""
 
+from .draft import Draft
 from .graph import Array, Attr, Constraint, Graph, Kind, Node, Shape, Stage, TensorType
 from .ops import CURVES, LINEAR, NAME, OPS, WEIGHTED, WIRING, attr_ints, roles
+from .parts import LAYERS, between_layers, earlier_than, front, later_than
 from .text import parse, to_text
 from .verify import verify
 
 __all__ = [
     "CURVES",
+    "LAYERS",
     "LINEAR",
     "NAME",
     "OPS",
@@ -15,6 +18,7 @@ __all__ = [
     "Array",
     "Attr",
     "Constraint",
+    "Draft",
     "Graph",
     "Kind",
     "Node",
@@ -22,6 +26,10 @@ __all__ = [
     "Stage",
     "TensorType",
     "attr_ints",
+    "between_layers",
+    "earlier_than",
+    "front",
+    "later_than",
     "parse",
     "roles",
     "to_text",

@@ -60,6 +60,7 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     "reset": ("subtract", "subtract-decayed", "zero"),
     "by": ("sum", "mean", "max", "min", "prod"),
     "approximate": ("none", "tanh"),
+    "over": ("clip", "finite", "inf", "nan"),
 }
 MAY_LACK = ("max", "min", "bias_at")
 """Attributes that a node can do without: bounds that are not there, biases that no time passes over."""
@@ -177,7 +178,7 @@ CURVES: Mapping[str, Op] = {
     "elu": _curve(alpha=float),
     "gelu": _curve(approximate=str),
     "hardsigmoid": _curve(alpha=float, beta=float),
-    "roundfloat": _curve(digits=int, lowest=int, max=float),
+    "roundfloat": _curve(digits=int, lowest=int, max=float, over=str),
     "selu": _curve(alpha=float, gamma=float),
     "swish": _curve(alpha=float),
     "thresholdedrelu": _curve(alpha=float),

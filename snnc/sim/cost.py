@@ -104,13 +104,18 @@ def arriving(graph: Graph, source: Source) -> dict[str, Tensor]:
                 flow[node.name], synaptic[node.name] = flow[read[0]], synaptic[read[0]]
             else:
                 if arrived := [flow[name] for name in read if synaptic[name]]:
-                    longest = max(map(len, arrived))
-                    found[node.name] = torch.cat([v.flatten(1).expand(longest, -1) for v in arrived], 1)
+                    found[node.name] = arrived[0] if len(arrived) == 1 else _together(arrived)
                 flow[node.name], synaptic[node.name] = source(node.name, node.type), False
         for user, name in graph.outputs.items():
             if synaptic[name]:
                 found[f"output {user}"] = flow[name]
     return found
+
+
+def _together(flows: list[Tensor]) -> Tensor:
+    """Events of values of different shapes side by side, [N, all of them]."""
+    longest = max(map(len, flows))
+    return torch.cat([flow.flatten(1).expand(longest, -1) for flow in flows], 1)
 
 
 def multiplicity(graph: Graph, name: str) -> int:

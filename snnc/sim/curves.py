@@ -17,20 +17,21 @@ Curve = Callable[[Any, Any, Mapping[str, Any]], Any]
 
 
 def _softplus(m: Any, x: Any, a: Mapping[str, Any]) -> Any:
-    return m.where(x > 0, x, 0 * x) + m.log1p(m.exp(-m.abs(x)))
+    return m.where(x > 0, x, m.zeros_like(x)) + m.log1p(m.exp(-m.abs(x)))
 
 
 def _sigmoid(m: Any, x: Any, a: Mapping[str, Any]) -> Any:
-    """Written with tanh, which neither overflows nor loses its tails."""
-    return 0.5 * (m.tanh(0.5 * x) + 1)
+    """1 / (1 + exp(-x)), written with exp(-|x|): neither tail overflows or loses digits."""
+    small = m.exp(-m.abs(x))
+    return m.where(x < 0, small, m.ones_like(small)) / (1 + small)
 
 
 def _elu(m: Any, x: Any, a: Mapping[str, Any]) -> Any:
-    return m.where(x < 0, a["alpha"] * m.expm1(m.where(x < 0, x, 0 * x)), x)
+    return m.where(x < 0, a["alpha"] * m.expm1(m.where(x < 0, x, m.zeros_like(x))), x)
 
 
 def _celu(m: Any, x: Any, a: Mapping[str, Any]) -> Any:
-    return m.where(x < 0, a["alpha"] * m.expm1(m.where(x < 0, x, 0 * x) / a["alpha"]), x)
+    return m.where(x < 0, a["alpha"] * m.expm1(m.where(x < 0, x, m.zeros_like(x)) / a["alpha"]), x)
 
 
 def _gelu(m: Any, x: Any, a: Mapping[str, Any]) -> Any:
@@ -41,8 +42,8 @@ def _gelu(m: Any, x: Any, a: Mapping[str, Any]) -> Any:
 
 def _clip(m: Any, x: Any, a: Mapping[str, Any]) -> Any:
     """min(max(x, low), high), so that a low above the high gives the high."""
-    x = m.where(x < a["min"], 0 * x + a["min"], x) if "min" in a else x
-    return m.where(x > a["max"], 0 * x + a["max"], x) if "max" in a else x
+    x = m.where(x < a["min"], m.full_like(x, a["min"]), x) if "min" in a else x
+    return m.where(x > a["max"], m.full_like(x, a["max"]), x) if "max" in a else x
 
 
 def _hardsigmoid(m: Any, x: Any, a: Mapping[str, Any]) -> Any:
@@ -60,32 +61,28 @@ def _wrap(m: Any, x: Any, a: Mapping[str, Any]) -> Any:
 def _roundfloat(m: Any, x: Any, a: Mapping[str, Any]) -> Any:
     """The nearest number with `digits` binary digits behind the first, halves to even; no smaller step than 2**lowest.
 
-    What would round beyond max is clipped to it.
+    What would lie beyond max is clipped to it, or becomes infinite, or no number; `finite` types clip and have a zero
+    in place of what is no number.
     """
     size = m.abs(x)
-    step = m.exp2(m.clip(m.floor(m.log2(m.where(size > 0, size, size + 1))) - a["digits"], a["lowest"], None))
-    return m.clip(m.round(x / step) * step, -a["max"], a["max"])
+    whole = (size > 0) & (size < np.inf)
+    step = m.exp2(m.clip(m.floor(m.log2(m.where(whole, size, m.ones_like(x)))) - a["digits"], a["lowest"], None))
+    made = m.where(size < np.inf, m.round(x / step) * step, x)
+    if a["over"] == "finite":
+        made = m.where(x == x, made, m.zeros_like(x))
+    beyond = {"inf": np.inf, "nan": np.nan}.get(a["over"], a["max"])
+    return m.where(m.abs(made) > a["max"], m.sign(made) * beyond, made)
 
+
+def _own(name: str) -> Curve:
+    """A function that the library has by this name."""
+    return lambda m, x, a: getattr(m, name)(x)
+
+
+OWN = ("abs", "ceil", "cos", "erf", "exp", "floor", "log", "round", "sign", "sin", "sqrt", "tanh", "trunc")
 
 CURVES: Mapping[str, Curve] = {
-    **{
-        name: (lambda m, x, a, name=name: getattr(m, name)(x))
-        for name in (
-            "abs",
-            "ceil",
-            "cos",
-            "erf",
-            "exp",
-            "floor",
-            "log",
-            "round",
-            "sign",
-            "sin",
-            "sqrt",
-            "tanh",
-            "trunc",
-        )
-    },
+    **{name: _own(name) for name in OWN},
     "celu": _celu,
     "clip": _clip,
     "elu": _elu,
@@ -100,7 +97,7 @@ CURVES: Mapping[str, Curve] = {
     "softplus": _softplus,
     "softsign": lambda m, x, a: x / (1 + m.abs(x)),
     "swish": lambda m, x, a: x * _sigmoid(m, a["alpha"] * x, a),
-    "thresholdedrelu": lambda m, x, a: m.where(x > a["alpha"], x, 0 * x),
+    "thresholdedrelu": lambda m, x, a: m.where(x > a["alpha"], x, m.zeros_like(x)),
     "wrap": _wrap,
 }
 

@@ -160,7 +160,7 @@ def _slice(node: Node, x: list[Array], p: Params) -> Array:
 
 def _mix(node: Node, x: list[Array], p: Params) -> Array:
     axis = _axis(node)
-    return np.moveaxis(np.tensordot(x[0], p["weight"], axes=(axis, 1)), -1, axis)
+    return np.asarray(np.moveaxis(np.tensordot(x[0], p["weight"], axes=(axis, 1)), -1, axis))
 
 
 def _standardize(node: Node, x: list[Array], p: Params) -> Array:
@@ -176,13 +176,14 @@ def _reduce(node: Node, x: list[Array], p: Params) -> Array:
 def _argmax(node: Node, x: list[Array], p: Params) -> Array:
     axis = _axis(node)
     if node.attrs["last"]:
-        return x[0].shape[axis] - 1.0 - np.argmax(np.flip(x[0], axis), axis=axis)
-    return np.argmax(x[0], axis=axis).astype(np.float64)
+        return np.asarray(x[0].shape[axis] - 1.0 - np.argmax(np.flip(x[0], axis), axis=axis))
+    return np.asarray(np.argmax(x[0], axis=axis), np.float64)
 
 
 def _quantize(node: Node, x: list[Array], p: Params) -> Array:
     step, zero = (per_channel(p[name], x[0].ndim - 1) for name in ("step", "zero"))
-    return np.clip(np.rint(x[0] / step) + zero, float(str(node.attrs["min"])), float(str(node.attrs["max"])))
+    least, most = (float(str(node.attrs[name])) for name in ("min", "max"))
+    return np.asarray(np.clip(np.rint(x[0] / step) + zero, least, most))
 
 
 def _leakyrelu(node: Node, x: list[Array], p: Params) -> Array:
@@ -210,6 +211,9 @@ class _Library:
         return getattr(np, name)
 
 
+LIBRARY = _Library()
+"""What `snnc.sim.curves` computes with here."""
+
 KERNELS: Mapping[str, Callable[[Node, list[Array], Params], Array]] = {
     "conv": _conv,
     "local": _local,
@@ -227,7 +231,7 @@ KERNELS: Mapping[str, Callable[[Node, list[Array], Params], Array]] = {
     "mix": _mix,
     "batchnorm": _batchnorm,
     "leakyrelu": _leakyrelu,
-    **{op: lambda node, x, p: curve(_Library(), node.op, x[0], node.attrs) for op in CURVES},
+    **{op: lambda node, x, p: curve(LIBRARY, node.op, x[0], node.attrs) for op in CURVES},
     "standardize": _standardize,
     "reduce": _reduce,
     "argmax": _argmax,

@@ -245,6 +245,8 @@ def _mix(node: Node, x: list[Tensor], p: Tensors) -> Tensor:
 
 def _standardize(node: Node, x: list[Tensor], p: Tensors) -> Tensor:
     axes = [axis + 1 for axis in attr_ints(node, "axes")]
+    if not axes:
+        return torch.zeros_like(x[0])
     centred = x[0] - x[0].mean(axes, keepdim=True)
     return centred / torch.sqrt(centred.square().mean(axes, keepdim=True) + float(str(node.attrs["epsilon"])))
 
@@ -259,7 +261,7 @@ def _reduce(node: Node, x: list[Tensor], p: Tensors) -> Tensor:
             made = made.prod(axis)
         return made
     by = {"sum": torch.sum, "mean": torch.mean, "max": torch.amax, "min": torch.amin}
-    return by[str(node.attrs["by"])](x[0], axes)
+    return torch.as_tensor(by[str(node.attrs["by"])](x[0], axes))  # type: ignore[operator]
 
 
 def _argmax(node: Node, x: list[Tensor], p: Tensors) -> Tensor:

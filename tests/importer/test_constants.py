@@ -140,9 +140,12 @@ def test_what_the_reference_evaluator_computes_wrong_is_not_folded(save: Save) -
         load(save(lines, {"x": ("N", 2, 3)}, {"c": weights(1, 2, 3)}, opset=11))
 
 
-def test_a_constant_output_is_refused(save: Save) -> None:
-    with pytest.raises(ModelError, match="does not depend on any input"):
-        load(save([("Relu", "x", "y"), ("Relu", "c", "z")], {"x": ("N", 4)}, {"c": weights(1, 4)}, outputs="y z"))
+def test_a_constant_output_is_the_same_for_every_sample(save: Save) -> None:
+    lines, c = [("Relu", "x", "y"), ("Relu", "c", "z")], weights(1, 4)
+    with pytest.raises(ModelError, match=r"constant without a batch in front\n.*output 'z'"):
+        load(save(lines, {"x": ("N", 4)}, {"c": c}, outputs="y z"))
+    made = run(load(save(lines, {"x": (1, 4)}, {"c": c}, outputs="y z")), {"x": weights(3, 4)})["z"]
+    np.testing.assert_array_equal(made, np.repeat(np.maximum(c, 0), 3, axis=0))
 
 
 def test_redundant_reshapes_merge_and_vanish(check: Check) -> None:
@@ -194,13 +197,12 @@ def test_initializers_listed_as_inputs(save: Save) -> None:
     [
         (
             {"x": ("N", 2)},
-            TensorProto.UINT8,
-            "the input is UINT8, not floating point\n.*'x'\n  try: feed float",
+            TensorProto.STRING,
+            "the input is STRING, not a number\n.*'x'\n  try: feed numbers",
         ),
         ({"x": ("N", 2, "H")}, TensorProto.FLOAT, r"the input \[\?,2,\?\] has dynamic sizes behind the batch"),
-        ({"x": (4,)}, TensorProto.FLOAT, r"the input \[4\] has no batch in front"),
+        ({"x": ()}, TensorProto.FLOAT, r"the input \[\] has no batch in front"),
         ({"x": (4, 2), "z": (5, 2)}, TensorProto.FLOAT, r"different batch sizes: \[4, 5\]"),
-        ({"x": ("N", 2), "z": ("N", 2)}, TensorProto.FLOAT, "no output depends on this input\n  at: input 'z'"),
     ],
 )
 def test_inputs_that_are_refused(save: Save, inputs: dict[str, Any], dtype: int, text: str) -> None:
@@ -210,24 +212,23 @@ def test_inputs_that_are_refused(save: Save, inputs: dict[str, Any], dtype: int,
 
 def test_all_problems_at_once(save: Save) -> None:
     lines = [
-        ("Transpose", "x", "t", {"perm": [0, 3, 1, 2]}),
+        ("Transpose", "x", "t", {"perm": [1, 0, 3, 2]}),
         ("Conv", "t w", "c"),
-        ("Sigmoid", "c", "s"),
+        ("TopK", "c k", "s i"),
         ("Softmax", "s", "z", {"axis": 0}),
         ("Identity", "z", "y"),
         ("Tanh", "x", "unused"),
     ]
-    path = save(lines, {"x": ("N", 8, 8, 3)}, {"w": weights(2, 3, 3, 3)})
+    path = save(lines, {"x": ("N", 8, 8, 3)}, {"w": weights(2, 8, 3, 3), "k": np.array([2])})
     with pytest.raises(ModelError) as caught:
         load(path)
     assert str(caught.value) == (
         "3 parts of 'model.onnx' cannot be imported\n"
-        "  - the operator Transpose is not supported\n"
+        "  - Transpose with perm=[1, 0, 3, 2] moves the batch\n"
         "      at: ONNX node 'n_t' (Transpose)\n"
-        "      try: export in channels-first layout: tf2onnx --inputs-as-nchw, Keras data_format='channels_first'\n"
-        "  - the operator Sigmoid is not supported\n"
-        "      at: ONNX node 'n_s' (Sigmoid)\n"
-        "      try: train the model with Relu: a spiking neuron is a relu that counts\n"
+        "  - the operator TopK is not supported\n"
+        "      at: ONNX node 'n_s' (TopK)\n"
+        "      try: cut the model before it: post-processing runs on the host\n"
         "  - Softmax along axis 0, the batch\n"
         "      at: ONNX node 'n_z' (Softmax)"
     )
@@ -235,7 +236,7 @@ def test_all_problems_at_once(save: Save) -> None:
     assert [(f.node, f.op, f.problem is None) for f in found] == [
         ("n_t", "Transpose", False),
         ("n_c", "Conv", True),
-        ("n_s", "Sigmoid", False),
+        ("n_s", "TopK", False),
         ("n_z", "Softmax", False),
         ("n_y", "Identity", True),
     ]
@@ -248,7 +249,7 @@ def test_survey_of_a_model_that_can_be_imported(save: Save) -> None:
 
 def test_a_second_output_that_is_read_is_refused(save: Save) -> None:
     lines = [("MaxPool", "x", "p i", {"kernel_shape": [2, 2]}), ("Cast", "i", "f", {"to": 1}), ("Add", "p f", "y")]
-    with pytest.raises(ModelError, match="the second output of MaxPool, 'i', is read"):
+    with pytest.raises(ModelError, match="output 1 of MaxPool, 'i', is read"):
         load(save(lines, {"x": ("N", 1, 4, 4)}))
 
 
@@ -265,8 +266,7 @@ def test_custom_operators_functions_and_control_flow_are_refused(save: Save) -> 
         helper.make_function("com.acme", "Relu", ["a"], ["b"], [helper.make_node("Relu", ["a"], ["b"])], opset)
     )
     path.write_bytes(model.SerializeToString())
-    with pytest.raises(ModelError, match="the model defines functions of its own: Relu"):
-        load(path)
+    assert ops(load(path)) == ["relu"], "a function of the model's own is inlined"
     body = helper.make_graph(
         [helper.make_node("Relu", ["x"], ["q"])], "b", [], [helper.make_tensor_value_info("q", 1, ["N", 3])]
     )
@@ -276,7 +276,7 @@ def test_custom_operators_functions_and_control_flow_are_refused(save: Save) -> 
         load(path)
 
 
-@pytest.mark.parametrize("opset", [8, 24])
+@pytest.mark.parametrize("opset", [6, onnx.defs.onnx_opset_version() + 1])
 def test_other_opsets_are_refused(save: Save, opset: int) -> None:
-    with pytest.raises(ModelError, match=f"opset {opset}; 9 to 23 are supported"):
+    with pytest.raises(ModelError, match=f"opset {opset}; 7 to {onnx.defs.onnx_opset_version()} are supported"):
         load(save([("Relu", "x", "y")], {"x": ("N", 3)}, opset=opset))
