@@ -8,7 +8,10 @@ from .fold_batchnorm import FoldBatchNorm
 from .limit_fan_in import LimitFanIn
 from .pool_neurons import PoolNeurons
 from .quantize_weights import QuantizeWeights
+from .rectify import Rectify
+from .replace_activation import ReplaceActivation
 from .replace_max_pool import ReplaceMaxPool
+from .separate_layers import SeparateLayers
 from .threshold_layernorm import ThresholdLayerNorm
 
 PASSES: Registry[Pass] = Registry(
@@ -16,7 +19,10 @@ PASSES: Registry[Pass] = Registry(
     "pass",
     {
         "fold-batchnorm": FoldBatchNorm,
+        "rectify": Rectify,
+        "replace-activation": ReplaceActivation,
         "replace-max-pool": ReplaceMaxPool,
+        "separate-layers": SeparateLayers,
         "pool-neurons": PoolNeurons,
         "threshold-layernorm": ThresholdLayerNorm,
         "bias-per-step": BiasPerStep,
@@ -32,6 +38,9 @@ __all__ = [
     "LimitFanIn",
     "PoolNeurons",
     "QuantizeWeights",
+    "Rectify",
+    "ReplaceActivation",
     "ReplaceMaxPool",
+    "SeparateLayers",
     "ThresholdLayerNorm",
 ]

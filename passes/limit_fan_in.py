@@ -25,7 +25,7 @@ from torch import Tensor
 from snnc.errors import PipelineError
 from snnc.ir import Array, Constraint, Graph, Node, Stage, roles
 from snnc.pipeline import Context, Pass
-from snnc.sim.cost import multiplicity
+from snnc.sim.cost import fan_in, multiplicity
 from snnc.sim.torch import exact, forward, tensors, to_tensor, unfold
 
 CHUNK = 32
@@ -59,7 +59,8 @@ class LimitFanIn(Pass):
 
     def run(self, graph: Graph, ctx: Context) -> Graph:
         layers = [n for n in graph.nodes if n.op in LAYERS and n.type.kind == "current" and graph.feeds(n.name, "lif")]
-        room = {n.name: self._room(graph, n) for n in layers}
+        share = _shares(graph, layers, self.k)
+        room = {n.name: self._room(graph, n, share[n.name]) for n in layers}
         wide = [n for n in layers if _weight(graph, n)[0].size > room[n.name]]
         inputs = _collect(graph, wide, ctx, self.samples, self.name) if wide else {}
         params: dict[str, Array] = {}
@@ -89,14 +90,47 @@ class LimitFanIn(Pass):
         same = not wide and all(name in graph.constraints for name in constraints)
         return graph if same else new
 
-    def _room(self, graph: Graph, node: Node) -> int:
+    def _room(self, graph: Graph, node: Node, share: int) -> int:
         """How many inputs of the layer fit, each counted as often as spikes can reach it at a time."""
-        room = self.k // multiplicity(graph, graph.values(node)[0])
+        room = share // multiplicity(graph, graph.values(node)[0])
         if room < 1:
-            raise PipelineError(f"not one input fits into a fan-in of {self.k}", at=node.at, hint="pool-neurons before")
+            why = f"not one input fits into a fan-in of {self.k}" + (
+                f", {self.k - share} taken" if share < self.k else ""
+            )
+            raise PipelineError(why, at=node.at, hint="pool-neurons before")
         mask = graph.constraints.get(roles(node, graph.params)["weight"], Constraint()).mask
         before = 0 if mask is None else int(mask.reshape(len(mask), -1).sum(axis=1).max())
         return _weight(graph, node)[0].size if 0 < before <= room else room
+
+
+def _shares(graph: Graph, layers: list[Node], k: int) -> dict[str, int]:
+    """What each layer may use of the k connections onto the neurons it drives: others that meet there need some too.
+
+    Skips and pools take what they need; layers share the rest evenly, and what one does not need goes to the next.
+    """
+    weights = {n.name: roles(n, graph.params)["weight"] for n in layers}
+    none = {name: np.zeros_like(graph.params[name]) for name in weights.values()}
+    bare = {name: c for name, c in graph.constraints.items() if name not in none}
+    fixed = fan_in(replace(graph, params={**graph.params, **none}, constraints=bare))
+    found = dict.fromkeys(weights, k)
+    for neuron in [n for n in graph.nodes if n.op == "lif"]:
+        here = [n for n in layers if n.name in _onto(graph, graph.values(neuron)[0])]
+        needs = {n.name: _weight(graph, n)[0].size * multiplicity(graph, graph.values(n)[0]) for n in here}
+        left = k - fixed.get(neuron.name, 0)
+        for i, name in enumerate(sorted(needs, key=needs.__getitem__)):
+            part = min(needs[name], left // (len(needs) - i)) if len(needs) > 1 else left
+            found[name] = min(found[name], part)
+            left -= part
+    return found
+
+
+def _onto(graph: Graph, name: str) -> set[str]:
+    """The layers whose currents meet in the value `name`."""
+    if name not in graph or graph[name].op in ("lif", "encode"):
+        return set()
+    if graph[name].op in LAYERS:
+        return {name}
+    return set().union(*(_onto(graph, value) for value in graph.values(graph[name])))
 
 
 @dataclass

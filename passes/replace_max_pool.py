@@ -2,14 +2,16 @@
 
 A maximum over spike trains is no synapse. The average is, but smaller than the maximum, so it is an approximation
 that a trainer has to mend: behind the pool stands a relu with the max pool's name, which becomes a layer of neurons
-whose threshold fits the average, and whose teacher is the max pool.
+whose threshold fits the average, and whose teacher is the max pool. A pool of the raw input stays: it is the host's.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
-from snnc.ir import Graph, Node, Stage
+from snnc.ir import Graph, Node, Stage, front
 from snnc.pipeline import Context, Pass
 
 
@@ -19,9 +21,13 @@ class ReplaceMaxPool(Pass):
 
     name = "replace-max-pool"
     takes = frozenset({Stage.ANALOG})
+    rewrites: ClassVar[Mapping[str, str]] = {
+        "maxpool": "becomes an average pool with neurons of its own; a trainer must mend it"
+    }
 
     def run(self, graph: Graph, ctx: Context) -> Graph:
-        if not (pools := [n for n in graph.nodes if n.op == "maxpool"]):
+        before = front(graph)
+        if not (pools := [n for n in graph.nodes if n.op == "maxpool" and n.name not in before]):
             return graph
         nodes: list[Node] = []
         for node in graph.nodes:

@@ -4,15 +4,19 @@ r"""Make neurons of activations, with the thresholds of Threshold LayerNorm (PTL
     theta = a_u / T        one spike stands for theta, T spikes for a_u
     u0    = start * theta  1/2 rounds where 0 floors: count = clip(floor((V + u0) / theta), 0, T)
 
-What a spike is worth goes into the weights that read it: W' = theta W. What is no weight (a sum, an output) reads a
-`scale`, a weighted synapse. Inputs become currents of total charge x; a bias delivers its
-whole charge at the first step until bias-per-step spreads it. The last linear layer is read as aggregate membrane
-potential, and what follows it (softmax) stays analog behind a `decode`.
+What a spike is worth goes into the weights that read it, through wiring too: W' = theta W. What is no weight (a sum,
+an output) reads a `scale`, a weighted synapse. A bias delivers its whole charge at the first step until bias-per-step
+spreads it.
+
+Both ends stay on the host. What depends on the inputs alone and lies before the first layer stays analog; what it
+makes becomes a current of total charge x. The last linear layer is read as aggregate membrane potential, and what
+follows it and is not linear (softmax, sigmoid, argmax) stays analog behind a `decode`, with all that reads it.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -21,9 +25,10 @@ import torch
 
 from snnc.data import Split
 from snnc.errors import GraphError, PipelineError
-from snnc.ir import LINEAR, WEIGHTED, Array, Attr, Graph, Node, Stage, roles
+from snnc.ir import LAYERS, LINEAR, WEIGHTED, WIRING, Array, Attr, Graph, Node, Stage, earlier_than, front, roles
 from snnc.pipeline import Context, Pass
 from snnc.sim.cost import first_role
+from snnc.sim.reference import KERNELS
 from snnc.sim.torch import exact, forward, tensors, to_tensor
 
 CHUNK = 64
@@ -69,57 +74,112 @@ class ThresholdLayerNorm(Pass):
     def run(self, graph: Graph, ctx: Context) -> Graph:
         _refuse(graph)
         bounds = upper_bounds(graph, ctx.training(self.name).take(self.samples), self.percentile, ctx)
-        nodes, params, turn = self._lower(graph, bounds)
-        outputs = _read_out(graph, nodes, turn)
-        if any("bias_at" in n.attrs for n in nodes):
+        lowering = _Lowering(self, graph, bounds)
+        spiking = lowering.run()
+        if any("bias_at" in n.attrs for n in spiking.nodes):
             ctx.note("biases arrive whole at the first step until bias-per-step spreads them")
-        spiking = graph.edit(nodes, params=params, outputs=outputs, stage=Stage.SPIKING, steps=self.steps)
+        if late := [n.name for n in graph.nodes if n.name in lowering.back and n.op in LAYERS]:
+            ctx.note(f"on the host, behind a function that is not linear: {', '.join(late)}")
         return _absorb_worths(spiking)
 
-    def _lower(self, graph: Graph, bounds: dict[str, float]) -> tuple[list[Node], dict[str, Array], dict[str, str]]:
-        """Encoders, neurons, and behind every layer of neurons a scale that says what its spikes are worth.
 
-        The last of the three says what to read instead of a value of the analog graph.
-        """
-        nodes: list[Node] = []
-        params: dict[str, Array] = {}
-        turn: dict[str, str] = {}
-        for name in graph.inputs:
-            turn[name] = graph.fresh(f"{name}.current")
-            nodes.append(Node(turn[name], "encode", (name,), {"code": self.code}))
-        for node in graph.nodes:
-            inputs = tuple(turn.get(i, i) for i in node.inputs)
-            if node.op == "relu":
-                theta = bounds[node.name] / self.steps
-                own = {"alpha": self.alpha, "theta": theta, "u0": self.start * theta}
-                params |= {f"{node.name}.{key}": np.asarray(value, np.float32) for key, value in own.items()}
-                names = tuple(f"{node.name}.{key}" for key in own)
-                nodes.append(Node(node.name, "lif", (*inputs, *names), {"reset": self.reset}, node.origin))
-                turn[node.name] = f"{node.name}.worth"
-                params[f"{node.name}.worth.factor"] = np.asarray(theta, np.float32)
-                worth = (node.name, f"{node.name}.worth.factor")
-                nodes.append(Node(turn[node.name], "scale", worth, origin=node.origin))
+class _Lowering:
+    """The two ends of the network and what each of its values became, as the nodes are lowered one by one.
+
+    Attributes:
+        back: the analog end.
+    """
+
+    def __init__(self, options: ThresholdLayerNorm, graph: Graph, bounds: dict[str, float]) -> None:
+        self.options, self.graph, self.bounds = options, graph, bounds
+        self.back = _back(graph)
+        self.analog = {*graph.inputs, *front(graph), *self.back}
+        self.nodes: list[Node] = []
+        self.params: dict[str, Array] = {}
+        self.turn: dict[str, str] = {}
+        self.decoded: dict[str, str] = {}
+
+    def run(self) -> Graph:
+        """The spiking graph."""
+        for node in self.graph.nodes:
+            if node.name in self.analog:
+                inputs = tuple(i if i in self.graph.params else self._value(i) for i in node.inputs)
+                self.nodes.append(replace(node, inputs=inputs))
+            elif node.op == "relu":
+                self._neurons(node)
             else:
-                timed: dict[str, Attr] = {"bias_at": "first-step"} if "bias" in roles(node, graph.params) else {}
-                nodes.append(replace(node, inputs=inputs, attrs={**node.attrs, **timed}))
-        return nodes, params, turn
+                inputs = tuple(i if i in self.graph.params else self._current(i) for i in node.inputs)
+                timed: dict[str, Attr] = {"bias_at": "first-step"} if "bias" in roles(node, self.graph.params) else {}
+                self.nodes.append(replace(node, inputs=inputs, attrs={**node.attrs, **timed}))
+        outputs = {user: self._value(name) for user, name in self.graph.outputs.items()}
+        return self.graph.edit(
+            self.nodes, params=self.params, outputs=outputs, stage=Stage.SPIKING, steps=self.options.steps
+        )
+
+    def _neurons(self, node: Node) -> None:
+        """Neurons, and behind them a scale that says what their spikes are worth."""
+        theta = self.bounds[node.name] / self.options.steps
+        own = {"alpha": self.options.alpha, "theta": theta, "u0": self.options.start * theta}
+        worth = f"{node.name}.worth"
+        self.params |= {f"{node.name}.{key}": np.asarray(value, np.float32) for key, value in own.items()}
+        self.params[f"{worth}.factor"] = np.asarray(theta, np.float32)
+        inputs = (self._current(node.inputs[0]), *(f"{node.name}.{key}" for key in own))
+        self.nodes.append(Node(node.name, "lif", inputs, {"reset": self.options.reset}, node.origin))
+        self.nodes.append(Node(worth, "scale", (node.name, f"{worth}.factor"), origin=node.origin))
+        self.turn[node.name] = worth
+
+    def _current(self, name: str) -> str:
+        """What neurons and synapses read instead of a value of the analog graph."""
+        if name in self.analog and name not in self.turn:
+            self.turn[name] = self.graph.fresh(f"{name}.current")
+            self.nodes.append(Node(self.turn[name], "encode", (name,), {"code": self.options.code}))
+        return self.turn.get(name, name)
+
+    def _value(self, name: str) -> str:
+        """What the host reads instead of a value of the analog graph."""
+        if name in self.analog:
+            return name
+        name = self.turn.get(name, name)
+        if name not in self.decoded:
+            self.decoded[name] = f"{name}.decoded"
+            self.nodes.append(Node(self.decoded[name], "decode", (name,)))
+        return self.decoded[name]
+
+
+def _back(graph: Graph) -> frozenset[str]:
+    """The analog end: what is neither linear nor neurons, and all that reads it; the front is none of it."""
+    before, found = front(graph), set[str]()
+    for node in graph.nodes:
+        plain = node.op in (*LINEAR, "relu") and found.isdisjoint(node.inputs)
+        if node.name not in before and not plain:
+            found.add(node.name)
+    return frozenset(found)
+
+
+HINTS: Mapping[str, str] = {
+    **dict.fromkeys(("batchnorm",), "fold-batchnorm"),
+    **dict.fromkeys(("maxpool",), "replace-max-pool"),
+    **dict.fromkeys(("abs", "clip", "hardsigmoid", "leakyrelu", "maximum", "minimum"), "rectify"),
+    **dict.fromkeys(("celu", "elu", "erf", "gelu", "hardswish", "mish", "selu", "sigmoid"), "replace-activation"),
+    **dict.fromkeys(("sign", "softplus", "softsign", "swish", "tanh", "thresholdedrelu"), "replace-activation"),
+}
+"""The pass that takes an op out of the way; a test holds it to what the passes say themselves."""
 
 
 def _refuse(graph: Graph) -> None:
     """Everything that has no spiking form and stands before the last neurons, at once."""
-    hints = {
-        "batchnorm": "run fold-batchnorm before",
-        "maxpool": "run replace-max-pool before",
-        "softmax": "only the end of a network may stay analog",
-        "logsoftmax": "only the end of a network may stay analog",
-    }
+    before, later = front(graph), earlier_than(graph, "relu")
     problems = []
     for node in graph.nodes:
-        later = graph.feeds(node.name, "relu")
-        if node.op in ("batchnorm", "maxpool") or (node.op not in (*LINEAR, "relu") and later):
-            problems.append(GraphError(f"'{node.op}' has no spiking form", at=node.at, hint=hints.get(node.op, "")))
+        if node.name in before or node.op in (*LINEAR, "relu"):
+            continue
+        if node.op in ("batchnorm", "maxpool") or node.name in later:
+            hint = f"run {HINTS[node.op]} before" if node.op in HINTS else "only the ends of a network may stay analog"
+            problems.append(
+                GraphError(f"'{node.op}' has no spiking form", at=node.at, hint=hint, code="no-spiking-form")
+            )
     if not any(node.op == "relu" for node in graph.nodes):
-        problems.append(GraphError("the network has no relu that could become neurons"))
+        problems.append(GraphError("the network has no relu that could become neurons", code="no-neurons"))
     if problems:
         raise GraphError.gather("the network cannot become spiking as it is", problems)
 
@@ -163,60 +223,88 @@ def _rank_from_top(count: int, percentile: float) -> int:
     return count - max(math.ceil(round(percentile / 100 * count, 6)), 1) + 1
 
 
-def _read_out(graph: Graph, nodes: list[Node], turn: dict[str, str]) -> dict[str, str]:
-    """Add a decode before the analog end of the network, or behind its outputs; gives back the new outputs.
-
-    Analog are the softmaxes and whatever reads them.
-    """
-    made: dict[str, str] = {}
-
-    def decoded(name: str) -> str:
-        if name not in made:
-            made[name] = f"{name}.decoded"
-            nodes.append(Node(made[name], "decode", (name,)))
-        return made[name]
-
-    analog: set[str] = set()
-    for i, node in enumerate(list(nodes)):
-        if node.op in ("softmax", "logsoftmax") or analog & set(node.inputs):
-            inputs = tuple(n if n in analog or n in graph.params else decoded(n) for n in node.inputs)
-            attrs = {key: value for key, value in node.attrs.items() if key != "bias_at"}
-            nodes[i] = replace(node, inputs=inputs, attrs=attrs)
-            analog.add(node.name)
-    ends = {user: turn.get(name, name) for user, name in graph.outputs.items()}
-    return {user: name if name in analog else decoded(name) for user, name in ends.items()}
-
-
 def _absorb_worths(graph: Graph) -> Graph:
     """Multiply what spikes are worth into the weights that read them; sums and outputs go on reading a worth."""
     nodes = {n.name: n for n in graph.nodes}
+    neurons = {n.name for n in graph.nodes if n.op == "lif"}
     params: dict[str, Array] = {}
     for worth in graph.nodes:
-        if worth.op != "scale" or graph[worth.inputs[0]].op != "lif" or "bias" in roles(worth, graph.params):
+        own = roles(worth, graph.params)
+        if worth.op != "scale" or worth.inputs[0] not in neurons or "bias" in own or graph.params[own["factor"]].ndim:
             continue
+        field = np.full(worth.type.shape, graph.params[worth.inputs[1]], np.float32)
         for user in graph.users(worth.name):
-            layers = [user] if user.op in WEIGHTED else _layers_behind(graph, user)
-            if layers is None:
+            factors = _factors(graph, worth.name, field, user)
+            if factors is None:
                 continue
             direct = tuple(worth.inputs[0] if i == worth.name else i for i in nodes[user.name].inputs)
             nodes[user.name] = replace(nodes[user.name], inputs=direct)
-            for layer in layers:
+            for layer, factor in factors:
+                name = _own_param(graph, layer)
                 old = roles(layer, graph.params)[first_role(layer)]
-                new = f"{layer.name}.{first_role(layer)}"
-                params[new] = (graph.params[old] * graph.params[worth.inputs[1]]).astype(np.float32)
-                own = tuple(new if i == old else i for i in nodes[layer.name].inputs)
-                nodes[layer.name] = replace(nodes[layer.name], inputs=own)
+                params[name] = (params.get(name, graph.params[old]) * factor).astype(np.float32)
+                inputs = tuple(name if i == old else i for i in nodes[layer.name].inputs)
+                nodes[layer.name] = replace(nodes[layer.name], inputs=inputs)
     return graph.edit(nodes.values(), params=params)
 
 
-def _layers_behind(graph: Graph, wire: Node) -> list[Node] | None:
-    """The weighted layers that read a pool or reshape, through others; None if anything else does."""
-    if wire.op not in ("avgpool", "reshape") or graph.is_output(wire.name):
+def _own_param(graph: Graph, layer: Node) -> str:
+    """The name of the layer's weights, which no other node reads."""
+    name = f"{layer.name}.{first_role(layer)}"
+    return name if all(n is layer for n in graph.users(name)) else graph.fresh(name)
+
+
+def _factors(graph: Graph, name: str, field: Array, user: Node) -> list[tuple[Node, Array]] | None:
+    """What the weights behind `user`, which reads the value `name` worth `field`, are to be multiplied by.
+
+    None if something else than wiring lies between, or an element of a weight would need two factors.
+    """
+    if user.op in WEIGHTED:
+        factor = _on_weights(graph, user, field)
+        return None if factor is None else [(user, factor)]
+    if user.op not in (*WIRING, "concat", "avgpool") or graph.is_output(user.name):
         return None
-    found: list[Node] = []
-    for user in graph.users(wire.name):
-        behind = [user] if user.op in WEIGHTED else _layers_behind(graph, user)
-        if behind is None:
+    if user.op == "avgpool":
+        through = _by_channel(field)
+        if through is None:
             return None
-        found += behind
+        field = np.broadcast_to(through[:, None, None], user.type.shape)
+    else:
+        parts = [field if i == name else np.ones(graph.type(i).shape, np.float32) for i in graph.values(user)]
+        field = KERNELS[user.op](user, [part[None] for part in parts], {})[0]
+    found: list[tuple[Node, Array]] = []
+    for behind in graph.users(user.name):
+        factors = _factors(graph, user.name, field, behind)
+        if factors is None:
+            return None
+        found += factors
     return found
+
+
+def _on_weights(graph: Graph, layer: Node, field: Array) -> Array | None:
+    """The factor of every weight of a layer whose input is worth `field`; where that is 0 nothing arrives."""
+    weight = graph.params[roles(layer, graph.params)[first_role(layer)]]
+    present = np.where(field == 0, np.float32(1), field)
+    if layer.op == "dense":
+        return present
+    if layer.op == "scale":
+        return present.reshape(-1)[0] if (present == present.reshape(-1)[0]).all() else _whole(weight, present)
+    through = _by_channel(field)
+    if through is None:
+        return None
+    group = int(str(layer.attrs["group"]))
+    rows = np.repeat(through.reshape(group, -1), len(weight) // group, axis=0)
+    return rows.reshape(len(weight), *[1] * (weight.ndim - 4), -1, 1, 1)
+
+
+def _whole(factor: Array, field: Array) -> Array | None:
+    """A field that a scale's own factor can be multiplied by, if that has the whole shape."""
+    return field if factor.shape == field.shape else None
+
+
+def _by_channel(field: Array) -> Array | None:
+    """The one value other than 0 of every channel, 1 where there is none; None if there are several."""
+    rows = field.reshape(len(field), -1)
+    most = np.abs(rows).max(axis=1, keepdims=True)
+    value = np.where(most > 0, most, np.float32(1))
+    return value[:, 0] if ((rows == 0) | (rows == value)).all() else None

@@ -17,6 +17,7 @@ from .data import Data, Scaling, Split
 from .data import load as load_data
 from .errors import DataError, PipelineError
 from .feasibility import Check
+from .inspection import Inspection
 from .ir import Array, Graph, Stage
 from .pipeline import Pipeline, Progress, judged, silent, single
 from .report import Ledger
@@ -139,6 +140,16 @@ def check(path: str | Path, target: str | Target | None = None) -> Check:
         ModelError: the file is no model at all.
     """
     return feasibility.check(path, None if target is None else target_of(target))
+
+
+def inspect(path: str | Path) -> Inspection:
+    """The network of an ONNX file, or of an artifact's folder, as a table.
+
+    Raises:
+        ModelError: the file cannot be imported.
+        ArtifactError: the folder is no artifact, or was tampered with.
+    """
+    return Inspection.of(open(path).graph if Path(path).is_dir() else load(path))
 
 
 def build(

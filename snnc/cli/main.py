@@ -141,12 +141,28 @@ def check(model: Path, target: str, as_json: bool) -> None:
                 "findings": [f.to_json() for f in found.findings],
                 "limits": [f.to_json() for f in found.limits],
                 "unchecked": list(found.unchecked),
+                "notes": list(found.notes),
             }
         )
     else:
         show.show_check(found, target)
     if not found.ok:
         sys.exit(2)
+
+
+@cli.command()
+@click.argument("model_or_artifact", type=READABLE)
+@click.option("--text", "as_text", is_flag=True, help="The exact text of the graph.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
+def inspect(model_or_artifact: Path, as_text: bool, as_json: bool) -> None:
+    """Show the network of an ONNX file or of an artifact: shapes, parameters, multiply-accumulates."""
+    found = api.inspect(model_or_artifact)
+    if as_json:
+        show.emit({**found.to_json(), **({"text": found.text} if as_text else {})})
+    elif as_text:
+        print(found.text, end="")
+    else:
+        show.show_inspection(found)
 
 
 @cli.command()
@@ -265,10 +281,9 @@ def main() -> None:
         error.show()
         sys.exit(2)
     except SnncError as error:
-        notes = "".join(f"\n  {note}" for note in getattr(error, "__notes__", []))
-        print(f"error: {error}{notes}", file=sys.stderr)
+        show.show_error(error)
         if "--json" in sys.argv:
-            print(json.dumps({"ok": False, "error": str(error)}))
+            print(json.dumps({"ok": False, "error": str(error), "code": error.code}))
         sys.exit(2)
     except (click.Abort, KeyboardInterrupt):
         print("interrupted; nothing was written", file=sys.stderr)

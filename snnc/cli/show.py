@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,8 +15,9 @@ from rich.progress import Progress as Bars
 from rich.table import Table
 
 from snnc.api import Build
-from snnc.errors import printable
+from snnc.errors import SnncError, printable
 from snnc.feasibility import Check
+from snnc.inspection import Inspection, NodeRow
 from snnc.pipeline import Progress, silent
 from snnc.report import Ledger, percent
 from snnc.sim.cost import Cost
@@ -125,20 +127,92 @@ def cost_text(cost: Cost) -> str:
     )
 
 
+def show_error(error: SnncError) -> None:
+    """What is wrong, where, what to try, and what ran before, on standard error."""
+    code = f"[{printable(error.code, 40)}]" if error.code else ""
+    notes = "".join(f"\n  {printable(note)}" for note in getattr(error, "__notes__", []))
+    print(f"error{code}: {error}{notes}", file=sys.stderr)
+
+
+MEANING = {
+    "spiking": "spiking as is",
+    "rewrite": "spiking after a rewrite",
+    "host": "on the host",
+    "unsupported": "not supported",
+}
+
+
 def show_check(found: Check, target: str | None) -> None:
-    """A table of nodes, then limits."""
+    """A table of nodes, limits, and a line that sums it up."""
     console = out()
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("node", "op", "becomes", "why; try"):
-        table.add_column(name, overflow="fold")
+    table = _table("node", "op", "becomes", "how, or why not")
     for f in found.findings:
-        table.add_row(printable(f.node, 80), f.op, f.status, printable("; ".join(filter(None, (f.why, f.hint)))))
+        code = f"[{f.code}] " if f.code else ""
+        text = code + f.why + (f"\n  try: {f.hint}" if f.hint else "")
+        table.add_row(printable(f.node, 60), printable(f.op, 40), MEANING[f.status], printable(text, 2000))
     console.print(table)
+    console.print()
+    for note in found.notes:
+        console.print(f"note   {printable(note)}")
     for limit in found.limits:
         mark = "ok" if limit.ok else ("BROKEN" if limit.wall else "over")
-        at = f" at {limit.layer}" if limit.layer else ""
-        note = f"; {limit.note}" if limit.note else ""
+        at = f" at {printable(limit.layer, 80)}" if limit.layer else ""
+        note = f"; {printable(limit.note)}" if limit.note else ""
         console.print(f"{mark:6} {limit.limit}{at}: {limit.value:g} of {limit.allowed:g}{note}")
     if found.unchecked:
         console.print(f"unchecked on the real chip: {', '.join(found.unchecked)}")
-    console.print("can be compiled" if found.ok else "cannot be compiled" + (f" for {target}" if target else ""))
+    counts = {status: sum(f.status == status for f in found.findings) for status in MEANING}
+    console.print(", ".join(f"{count} {MEANING[status]}" for status, count in counts.items() if count))
+    console.print(("can be compiled" if found.ok else "cannot be compiled") + (f" for {target}" if target else ""))
+
+
+def show_inspection(found: Inspection) -> None:
+    """The header, then one row a node."""
+    console = out()
+    spiking = found.stage != "analog"
+    for word, values in (("input", found.inputs), ("output", found.outputs)):
+        for name, shape in values.items():
+            console.print(f"{word:7}{printable(name, 80)} {list(shape)}")
+    unit = "connections" if spiking else "MACs per sample"
+    time_ = f", {found.neurons:,} neurons, {found.steps} time steps" if spiking else ""
+    console.print(
+        f"{found.stage}: {len(found.nodes)} nodes, {found.params:,} parameters, {found.macs:,} {unit}{time_}\n"
+    )
+    table = _table("node", "op", "attributes", "reads", "makes", "params", "connections" if spiking else "MACs", "from")
+    for column in (5, 6):
+        table.columns[column].justify = "right"
+    for row in found.nodes:
+        made = f"{'' if row.kind == 'analog' else row.kind + ' '}[{','.join(map(str, row.shape))}]"
+        table.add_row(
+            printable(row.name, 60), row.op, printable(_attributes(row), 200), printable(", ".join(row.inputs), 200),
+            made, f"{row.params:,}" if row.params else "", f"{row.macs:,}" if row.macs else "",
+            printable(", ".join(row.origin), 200),
+        )  # fmt: skip
+    console.print(table)
+
+
+USUAL = {"strides": {1}, "dilations": {1}, "pads": {0}, "interior": {0}, "starts": {0}, "steps": {1}}
+"""Attributes that say nothing where all their numbers are these."""
+
+
+def _attributes(row: NodeRow) -> str:
+    """Attributes as `name=value`, without those that say nothing and shapes that stand beside; long lists are cut."""
+    shown = []
+    for name, value in row.attrs.items():
+        values = value if isinstance(value, tuple) else (value,)
+        if (
+            (name in USUAL and set(values) <= USUAL[name])
+            or (name == "group" and value == 1)
+            or name in ("shape", "sizes")
+        ):
+            continue
+        text = "x".join(map(str, values[:8])) + ("..." if len(values) > 8 else "")
+        shown.append(f"{name}={text if isinstance(value, tuple | str) else format(value, 'g')}")
+    return " ".join(shown)
+
+
+def _table(*names: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in names:
+        table.add_column(name, overflow="fold")
+    return table

@@ -51,6 +51,11 @@ class Options:
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     limits: Limits = Limits()
 
+    def __post_init__(self) -> None:
+        for name, shape in self.shapes.items():
+            if any(size < 1 for size in shape):
+                raise ModelError(f"sizes {list(shape)} of the input '{name}': all must be at least 1", code="shape")
+
 
 DEFAULT = Options()
 """A first axis that is the batch, sizes as the model has them, and the limits of untrusted input."""

@@ -55,7 +55,7 @@ def respond(request: dict[str, Any]) -> tuple[dict[str, Any], list[Array]]:
             return {"digest": model_digest(request["path"], options)}, []
         return import_to_json(examine_here(request["path"], options))
     except SnncError as error:
-        return {"error": error_to_json(error)}, []
+        return {"error": {**error_to_json(error), "code": error.code or "graph"}}, []
     except MemoryError:
         return {"error": error_to_json(out_of_memory(options.limits))}, []
     except BaseException as error:  # a mistake of ours or of onnx must not look like a crash

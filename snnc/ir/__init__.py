@@ -3,7 +3,7 @@
 from .draft import Draft
 from .graph import Array, Attr, Constraint, Graph, Kind, Node, Shape, Stage, TensorType
 from .ops import CURVES, LINEAR, NAME, OPS, WEIGHTED, WIRING, attr_ints, roles
-from .parts import LAYERS, between_layers, earlier_than, front, later_than
+from .parts import LAYERS, between_layers, chained, earlier_than, front, later_than
 from .text import parse, to_text
 from .verify import verify
 
@@ -27,6 +27,7 @@ __all__ = [
     "TensorType",
     "attr_ints",
     "between_layers",
+    "chained",
     "earlier_than",
     "front",
     "later_than",

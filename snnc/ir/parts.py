@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
+
 from .graph import Graph
+from .ops import LINEAR, WIRING
 
 LAYERS = ("conv", "local", "dense")
 """The ops that make a layer of a network: weighted sums over several inputs."""
@@ -42,3 +45,32 @@ def front(graph: Graph) -> frozenset[str]:
         if node.op not in (*LAYERS, "relu") and not synapse and found.issuperset(graph.values(node)):
             found.add(node.name)
     return frozenset(found - set(graph.inputs))
+
+
+def chained(graph: Graph, neurons: Container[str]) -> frozenset[str]:
+    """The values between two layers where neurons are missing, were those of `neurons` (names) neurons.
+
+    A layer, or a sum or scale of what layers make, that another layer with neurons behind reads through wiring and
+    pools: synapses do not chain.
+    """
+    signed: set[str] = set()
+    for node in graph.nodes:
+        inner = any(name in signed for name in graph.values(node))
+        if node.op in LAYERS or (node.op in LINEAR and inner and node.name not in neurons):
+            signed.add(node.name)
+    driving: set[str] = set()
+    for node in reversed(graph.nodes):
+        if node.name in neurons or node.name in driving:
+            driving.update(graph.values(node))
+    found: set[str] = set()
+    for node in graph.nodes:
+        if node.op in LAYERS and node.name in driving:
+            found |= {name for name in _sources(graph, graph.values(node)[0]) if name in signed}
+    return frozenset(name for name in found if name not in neurons)
+
+
+def _sources(graph: Graph, name: str) -> list[str]:
+    """What the value `name` comes from, through wiring and pools."""
+    if name in graph and graph[name].op in (*WIRING, "concat", "avgpool", "mix"):
+        return [source for value in graph.values(graph[name]) for source in _sources(graph, value)]
+    return [name]

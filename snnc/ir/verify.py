@@ -94,8 +94,6 @@ def _stage(graph: Graph) -> list[GraphError]:
     found = []
     if (graph.stage is Stage.ANALOG) != (graph.steps == 0) or graph.steps < 0:
         found.append(GraphError(f"a graph of stage {graph.stage} with {graph.steps} steps"))
-    if graph.stage is Stage.ANALOG and graph.constraints:
-        found.append(GraphError("an analog graph carries constraints"))
     if graph.stage is Stage.CONSTRAINED and not graph.constraints:
         found.append(GraphError("a constrained graph carries no constraint"))
     if graph.teacher is not None:

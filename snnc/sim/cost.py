@@ -4,11 +4,12 @@ All follow from one count: replace every weight by 1 where a connection exists a
 with its number of events, and read how many synaptic events arrive at each neuron.
 
     SynOps = sum_t sum_l sum_j f_out,j * s_j(t)     (tandem learning eq. 13; sources: spikes)
-    MACs   = sum_l f_in,l * N_l                      (tandem learning eq. 14; sources: one event each)
+    MACs   = sum_l f_in,l * N_l                      (tandem learning eq. 14; layer by layer, one event each)
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
@@ -67,7 +68,7 @@ def measure(graph: Graph, teacher: Graph | None, x: Array, device: str = "cpu") 
     return Cost(
         synops=sum(float(v.sum(dtype=torch.float64)) for v in spiking.values()) / len(x),
         input_macs=int(sum(float(v.sum(dtype=torch.float64)) for v in from_input.values())),
-        ann_macs=0 if teacher is None else int(sum(float(v.sum(dtype=torch.float64)) for v in _ones(teacher).values())),
+        ann_macs=0 if teacher is None else sum(macs(teacher).values()),
         spikes=spikes,
         rate=spikes / (neurons * graph.steps) if neurons else 0.0,
         neurons=neurons,
@@ -75,6 +76,23 @@ def measure(graph: Graph, teacher: Graph | None, x: Array, device: str = "cpu") 
         synapses=int(sum(float(v.sum(dtype=torch.float64)) for n, v in every.items() if n in counts)),
         fan_in=fan_in(graph),
     )
+
+
+def macs(graph: Graph) -> dict[str, int]:
+    """Multiply-accumulates per sample (per time step where it has steps) of every node that multiplies, by name.
+
+    A weight of 0 and a position outside of the image cost nothing; a pool and a sum only add.
+    """
+    found: dict[str, int] = {}
+    with torch.inference_mode(), exact():
+        for node in graph.nodes:
+            shapes = [graph.type(name).shape for name in graph.values(node)]
+            if node.op in (*WEIGHTED, "mix"):
+                events = _events(graph, node, [torch.ones(1, *shape) for shape in shapes])
+                found[node.name] = int(events.sum(dtype=torch.float64))
+            elif node.op == "matmul":
+                found[node.name] = math.prod(node.type.shape) * shapes[0][-1]
+    return found
 
 
 def fan_in(graph: Graph) -> dict[str, int]:

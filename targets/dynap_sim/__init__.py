@@ -19,7 +19,10 @@ from snnc.passes import (
     LimitFanIn,
     PoolNeurons,
     QuantizeWeights,
+    Rectify,
+    ReplaceActivation,
     ReplaceMaxPool,
+    SeparateLayers,
     ThresholdLayerNorm,
 )
 from snnc.pipeline import Pipeline
@@ -98,7 +101,10 @@ class DynapSim(Target):
     def pipeline(self) -> Pipeline:
         return Pipeline(
             FoldBatchNorm(),
+            Rectify(),
+            ReplaceActivation(),
             ReplaceMaxPool(),
+            SeparateLayers(),
             PoolNeurons(),
             ThresholdLayerNorm(steps=self.steps),
             BiasPerStep(),

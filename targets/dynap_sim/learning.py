@@ -18,6 +18,7 @@ their own fine steps, without guard.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -32,7 +33,8 @@ from snnc.sim.torch import unfold
 from snnc.train.trainer import rate_share
 
 from .device import Device
-from .place import ANALOG_BITS
+from .place import ANALOG_BITS, synapses
+from .unchain import neurons_behind
 
 
 @dataclass(frozen=True)
@@ -98,12 +100,12 @@ class LearningBlock:
         self._share: dict[str, float] = {}
         self.writes = 0
         self._noise = torch.Generator(next(iter(device.nominal.values())).device)
-        self._synapses: dict[str, list[tuple[Node, float]]] = {}
+        self._synapses: dict[str, list[_Plastic]] = {}
         for neuron in [n for n in device.graph.nodes if n.op == "lif"]:
-            self._synapses[neuron.name] = list(_plastic(device.graph, device.graph.values(neuron)[0]))
-            for node, _ in self._synapses[neuron.name]:
-                for role, name in roles(node, device.graph.params).items():
-                    self._share[name] = 1.0 if role == "bias" else rate_share(device.graph, node)
+            self._synapses[neuron.name] = _Plastic.onto(device.graph, neuron, self._noise.device)
+            for plastic in self._synapses[neuron.name]:
+                for role, name in roles(plastic.node, device.graph.params).items():
+                    self._share[name] = 1.0 if role == "bias" else rate_share(device.graph, plastic.node)
                     self.registers[name] = Register(device.graph, name, device.nominal[name], rule.guard_bits)
 
     def begin(self, seed: int, epoch: int) -> None:
@@ -120,8 +122,8 @@ class LearningBlock:
                 continue
             for layer, rate in targets.items():
                 error = self._error(stepper, graph[layer], rate, t)
-                for node, height in self._synapses[layer]:
-                    for name, part in _gradients(graph, node, stepper.values[node.inputs[0]], error, height).items():
+                for plastic in self._synapses[layer]:
+                    for name, part in _gradients(graph, plastic, stepper.values, error).items():
                         sums[name] = sums[name] + part if name in sums else part
         for name, total in sums.items():
             self.writes += self.registers[name].write(-self.rule.rate * self._share[name] * total, self._noise)
@@ -134,22 +136,33 @@ class LearningBlock:
         return theta.square() * zeta * boxcar(stepper.potential[neuron.name], theta, self.rule.width) / len(rate)
 
 
-def _plastic(graph: Graph, name: str, height: float = 1.0) -> list[tuple[Node, float]]:
-    """The synapses with levels behind the value `name`, and how large one of their input events is."""
-    node = graph[name]
-    if node.op == "add":
-        return [found for value in graph.values(node) for found in _plastic(graph, value)]
-    if node.op not in ("local", "dense") or roles(node, graph.params)["weight"] not in graph.constraints:
-        return []
-    source = graph[node.inputs[0]]
-    while source.op == "reshape":
-        source = graph[source.inputs[0]]
-    return [(node, 1 / graph.steps if source.op == "encode" else 1.0)]
+@dataclass(frozen=True, eq=False)
+class _Plastic:
+    """Synapses that learn: their node, how large one of their input events is, and the neurons they drive."""
+
+    node: Node
+    height: float
+    where: Tensor
+
+    @classmethod
+    def onto(cls, graph: Graph, neuron: Node, device: torch.device) -> list[_Plastic]:
+        """All that drive a layer of neurons and have levels."""
+        shape = neuron.type.shape
+        numbered = np.arange(math.prod(shape)).reshape(shape)
+        found = []
+        for name, where in synapses(graph, graph.values(neuron)[0], numbered):
+            node = graph[name]
+            if node.op in ("local", "dense") and roles(node, graph.params)["weight"] in graph.constraints:
+                height = 1 / graph.steps if neurons_behind(graph, node.inputs[0]) == "encode" else 1.0
+                found.append(cls(node, height, torch.tensor(where, device=device)))
+        return found
 
 
-def _gradients(graph: Graph, node: Node, x: Tensor, error: Tensor, height: float) -> dict[str, Tensor]:
-    """Sum over the batch of error times presynaptic event, by param; events are counted in units of `height`."""
-    own = roles(node, graph.params)
+def _gradients(graph: Graph, plastic: _Plastic, values: Mapping[str, Tensor], error: Tensor) -> dict[str, Tensor]:
+    """Sum over the batch of error times presynaptic event, by param; events are counted in units of their height."""
+    node = plastic.node
+    own, x = roles(node, graph.params), values[node.inputs[0]]
+    error = error.flatten(1)[:, plastic.where]
     if node.op == "dense":
         weight = error.T @ x
     else:
@@ -158,7 +171,7 @@ def _gradients(graph: Graph, node: Node, x: Tensor, error: Tensor, height: float
         group = len(windows)
         rows = error.reshape(len(x), group, out // group, high * wide).permute(1, 3, 2, 0)
         weight = (rows @ windows).permute(0, 2, 1, 3).reshape(graph.params[own["weight"]].shape)
-    found = {own["weight"]: weight / height**2}
+    found = {own["weight"]: weight / plastic.height**2}
     if "bias" in own:
         found[own["bias"]] = error.sum(0)
     return found

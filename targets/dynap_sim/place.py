@@ -8,6 +8,9 @@ A convolution kernel is shared in the graph, not on the chip: it is unrolled int
 q is an integer; the analog parameters are multiples of 1/f, with f the largest of `FINENESS` for which all sums,
 multiples of 1/f themselves, stay below 2**24 / f whatever the spikes: then they are exact in float32. What reads out
 the network is left to the host, which sees spikes only: the same weighted sum, of spike counts.
+
+Between neurons and synapses there may be wiring (reshape, transpose, slice, pad, gather, concat): it says which neuron
+a synapse listens to; between synapses and neurons only what orders them anew.
 """
 
 from __future__ import annotations
@@ -18,12 +21,16 @@ from dataclasses import replace
 import numpy as np
 
 from snnc.errors import TargetError
-from snnc.ir import WEIGHTED, Array, Attr, Constraint, Graph, Node, Stage, attr_ints, roles, verify
+from snnc.ir import LAYERS, WEIGHTED, WIRING, Array, Attr, Constraint, Graph, Node, Stage, attr_ints, roles, verify
+
+from .unchain import neurons_behind, plain, spread, unchained
 
 FINENESS = (1024, 512, 256, 128, 64)
 """Steps into which analog parameters divide a weight step, the finest first."""
 CROSSING = ("conv", "dense", "local", "avgpool")
 """Ops behind which a spike's worth can go into the synapse."""
+JOINING = ("add", "reshape", "transpose", "concat")
+"""Ops through which currents reach neurons, each of them one."""
 EXACT = 2**24 // min(FINENESS)
 """Potentials that may reach this many weight steps are refused."""
 ANALOG_BITS = 24
@@ -36,7 +43,7 @@ def place(graph: Graph) -> Graph:
     Raises:
         TargetError: lists all nodes that have no form on the chip.
     """
-    graph = host_readout(graph)
+    graph = host_readout(unchained(graph))
     problems: list[TargetError] = []
     nodes: dict[str, Node] = {n.name: n for n in graph.nodes}
     params: dict[str, Array] = {}
@@ -69,7 +76,9 @@ def host_readout(graph: Graph) -> Graph:
         n.name for n in graph.nodes if n.type.kind == "current" and n.op != "encode" and not graph.feeds(n.name, "lif")
     }
     tail |= {
-        n.name for n in graph.nodes if n.op == "reshape" and n.type.kind == "spikes" and not graph.feeds(n.name, "lif")
+        n.name
+        for n in graph.nodes
+        if n.op in (*WIRING, "concat") and n.type.kind == "spikes" and not graph.feeds(n.name, "lif")
     }
     if not tail:
         return graph
@@ -102,7 +111,8 @@ class _Layer:
 
     def __init__(self, graph: Graph, neuron: Node) -> None:
         self.graph, self.neuron = graph, neuron
-        self.synapses = list(_synapses(graph, graph.values(neuron)[0]))
+        self.where = dict(synapses(graph, graph.values(neuron)[0], _numbered(neuron.type.shape)))
+        self.synapses = [graph[name] for name in self.where]
         _hidden(graph, graph.values(neuron)[0])
         self.params: dict[str, Array] = {}
         self.constraints: dict[str, Constraint] = {}
@@ -126,7 +136,7 @@ class _Layer:
         """The neurons with params of their own, one value each."""
         name, shape = self.neuron.name, self.neuron.type.shape
         given = {
-            role: _spread(self.graph.params[param], shape)
+            role: spread(self.graph.params[param], shape)
             for role, param in roles(self.neuron, self.graph.params).items()
         }
         own = {
@@ -141,17 +151,27 @@ class _Layer:
 
     def _unit(self) -> Array:
         """The weight step of every neuron, in the shape of the layer."""
-        shape = self.neuron.type.shape
-        for node in self.synapses:
-            if node.op in ("conv", "dense", "local"):
-                scale = self._step(node)
-                if scale.size == 1:
-                    return np.full(shape, scale.reshape(())[()], np.float32)
-                return _spread(scale.reshape(-1), shape)
-        for node in self.synapses:
-            if node.op == "avgpool":
-                return np.full(shape, _share(self.graph, node), np.float32)
-        raise TargetError("these neurons have no weights that set their unit", at=self.neuron.at)
+        unit = np.zeros(self.neuron.type.shape, np.float32)
+        for node in sorted(self.synapses, key=_sets_unit):
+            where = self.where[node.name]
+            own = self._own_unit(node, where.shape)
+            mine = unit.reshape(-1)[where] == 0
+            unit.reshape(-1)[where[mine]] = own[mine]
+        if not (unit > 0).all():
+            raise TargetError("these neurons have no weights that set their unit", at=self.neuron.at)
+        return unit
+
+    def _own_unit(self, node: Node, shape: tuple[int, ...]) -> Array:
+        """The weight step of a synapse node's neurons, were there no other synapses onto them."""
+        if node.op == "avgpool":
+            return np.full(shape, abs(_share(self.graph, node)), np.float32)
+        if node.op == "scale":
+            return np.abs(spread(self.graph.params[roles(node, self.graph.params)["factor"]], shape))
+        return spread(np.broadcast_to(self._step(node).reshape(-1), shape[:1]), shape)
+
+    def _units(self, node: Node) -> Array:
+        """The weight step of the neuron behind every output of a synapse node, in its shape."""
+        return np.asarray(self.unit.reshape(-1)[self.where[node.name]])
 
     def _levels(self, node: Node) -> Constraint:
         name = roles(node, self.graph.params)["weight"]
@@ -173,12 +193,15 @@ class _Layer:
         own = roles(node, self.graph.params)
         shape = node.type.shape
         if node.op == "scale":
-            factor = self._snap(_spread(self.graph.params[own["factor"]], shape) / self.unit)
+            factor = self._snap(spread(self.graph.params[own["factor"]], shape) / self._units(node))
             self.constraints[f"{node.name}.factor"] = Constraint()  # its levels were those of other units
             return self._made(node, "scale", {"factor": factor}, own)
         level = self._levels(node)
         weight = self.graph.params[own["weight"]]
-        unit = (self.unit if node.op == "dense" else self.unit[:, 0, 0]).reshape(-1, *[1] * (weight.ndim - 1))
+        units = self._units(node).reshape(len(weight), -1)
+        if not (units == units[:, :1]).all():
+            raise TargetError("neurons that share its kernel have weight steps that differ", at=node.at)
+        unit = units[:, 0].reshape(-1, *[1] * (weight.ndim - 1))
         step = np.broadcast_to(self._snap(self._step(node) / unit), _per_neuron(weight))
         if (step <= 0).any():
             raise TargetError("its weight steps are below the chip's resolution", at=node.at)
@@ -196,7 +219,7 @@ class _Layer:
         share = np.full((channels, high, wide, 1, *kernel), _share(self.graph, node), np.float32)
         if not node.attrs["count_include_pad"] and any(attr_ints(node, "pads")):
             raise TargetError("an average pool with pads that do not count", at=node.at)
-        weight = self._snap(share / self.unit.reshape(channels, high, wide, 1, 1, 1))
+        weight = self._snap(share / self._units(node).reshape(channels, high, wide, 1, 1, 1))
         attrs = {k: v for k, v in node.attrs.items() if k not in ("kernel", "count_include_pad")}
         made = replace(node, attrs={**attrs, "group": channels})
         return self._made(made, "local", {"weight": weight}, {})
@@ -206,7 +229,7 @@ class _Layer:
         self.params |= dict(zip(names, values.values(), strict=True))
         if "bias" in own:
             names.append(f"{node.name}.bias")
-            bias = _spread(self.graph.params[own["bias"]], node.type.shape) / self.unit
+            bias = spread(self.graph.params[own["bias"]], node.type.shape) / self._units(node)
             self.params[names[-1]] = self._snap(bias)
             self.constraints[names[-1]] = Constraint(ANALOG_BITS, np.array(1 / self.fine, np.float32))
         return replace(node, op=op, inputs=(_reads(self.graph, node)[0], *names))
@@ -220,29 +243,61 @@ class _Layer:
                 if name.rpartition(".")[0] != node.name:
                     continue
                 size = np.abs(array.astype(np.float64))
-                most = most + size.reshape(*most.shape, -1).sum(axis=-1)
+                where = self.where[node.name]
+                np.add.at(most.reshape(-1), where, size.reshape(*where.shape, -1).sum(axis=-1))
         return float((most * self.graph.steps + own["theta"] + np.abs(own["u0"])).max())
 
     def _snap(self, values: Array) -> Array:
         return np.asarray(np.rint(values * self.fine) / self.fine, np.float32)
 
 
-def _synapses(graph: Graph, name: str) -> list[Node]:
-    """The synapse nodes whose currents meet in the value `name`."""
+def _sets_unit(node: Node) -> int:
+    """Layers set the unit of their neurons; pools do where there is no layer, scales where there is no pool."""
+    return 0 if node.op in LAYERS else 1 if node.op == "avgpool" else 2
+
+
+def synapses(graph: Graph, name: str, where: Array) -> list[tuple[str, Array]]:
+    """The synapse nodes whose currents meet in the value `name`, each with the neurons it drives.
+
+    Args:
+        where: in the shape of the value: the (flat) number of the neuron that each of its elements drives.
+
+    Raises:
+        TargetError: something stands in between, or before, that no synapse is.
+    """
     if name not in graph:
         raise TargetError(f"neurons read the input '{name}' without a synapse", at=name)
     node = graph[name]
-    if node.op == "add":
-        return [s for value in graph.values(node) for s in _synapses(graph, value)]
+    if node.op in JOINING:
+        return [s for value, part in _inwards(graph, node, where) for s in synapses(graph, value, part)]
     if node.op not in (*WEIGHTED, "avgpool"):
         raise TargetError(f"'{node.op}' stands between synapses and neurons", at=node.at)
     source = _reads(graph, node)[0]
-    while source in graph and graph[source].op == "reshape":
-        source = graph.values(graph[source])[0]
-    if source in graph and graph[source].op not in ("lif", "encode"):
-        hint = "run pool-neurons before threshold-layernorm" if graph[source].op == "avgpool" else ""
-        raise TargetError(f"reads '{graph[source].op}', not neurons: synapses do not chain", at=node.at, hint=hint)
-    return [node]
+    if not plain(graph, source) and source in graph:
+        op = neurons_behind(graph, source)
+        if not op:
+            raise TargetError("reads neurons and the input together, through wiring", at=node.at)
+        hint = "run pool-neurons before threshold-layernorm" if op == "avgpool" else ""
+        raise TargetError(f"reads '{op}', not neurons: synapses do not chain", at=node.at, hint=hint)
+    return [(name, where)]
+
+
+def _inwards(graph: Graph, node: Node, where: Array) -> list[tuple[str, Array]]:
+    """The values that a sum or a wire reads, each with the neurons that its elements drive."""
+    values = graph.values(node)
+    if node.op == "reshape":
+        return [(values[0], where.reshape(graph.type(values[0]).shape))]
+    if node.op == "transpose":
+        return [(values[0], where.transpose(np.argsort(attr_ints(node, "perm"))))]
+    if node.op == "concat":
+        axis = int(str(node.attrs["axis"]))
+        cuts = np.cumsum([graph.type(value).shape[axis] for value in values])[:-1]
+        return list(zip(values, np.split(where, cuts, axis=axis), strict=True))
+    return [(value, where) for value in values]
+
+
+def _numbered(shape: tuple[int, ...]) -> Array:
+    return np.arange(math.prod(shape)).reshape(shape)
 
 
 def _reads(graph: Graph, synapse: Node) -> tuple[str, float]:
@@ -254,7 +309,7 @@ def _reads(graph: Graph, synapse: Node) -> tuple[str, float]:
     if name in graph and graph[name].op == "scale" and synapse.op in CROSSING:
         own = roles(graph[name], graph.params)
         factor = graph.params[own["factor"]]
-        if "bias" not in own and factor.size == 1 and factor > 0:
+        if "bias" not in own and factor.size == 1 and (factor > 0 or synapse.op == "avgpool"):
             return graph.values(graph[name])[0], float(factor.reshape(()))
     return name, 1.0
 
@@ -267,9 +322,9 @@ def _share(graph: Graph, pool: Node) -> float:
 def _hidden(graph: Graph, name: str) -> None:
     """Refuse that anything but neurons reads a current that meets in the value `name`: no host sees currents."""
     for user in graph.users(name):
-        if user.op not in ("add", "lif") and not (user.op in CROSSING and _reads(graph, user)[0] != name):
+        if user.op not in (*JOINING, "lif") and not (user.op in CROSSING and _reads(graph, user)[0] != name):
             raise TargetError(f"'{user.name}' reads a current, which leaves no chip", at=graph[name].at)
-    if graph[name].op == "add":
+    if graph[name].op in JOINING:
         for value in graph.values(graph[name]):
             _hidden(graph, value)
 
@@ -277,13 +332,6 @@ def _hidden(graph: Graph, name: str) -> None:
 def _per_neuron(weight: Array) -> tuple[int, ...]:
     """The shape of one step for each neuron or channel."""
     return (len(weight), *[1] * (weight.ndim - 1))
-
-
-def _spread(param: Array, shape: tuple[int, ...]) -> Array:
-    """A param that is a scalar, [C] or the whole shape, in the whole shape."""
-    if param.ndim == 1 and len(shape) > 1:
-        param = param.reshape(-1, *[1] * (len(shape) - 1))
-    return np.asarray(np.broadcast_to(param, shape), np.float32)
 
 
 def _unrolled(kernel: Array, shape: tuple[int, ...]) -> Array:

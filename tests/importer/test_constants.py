@@ -49,8 +49,8 @@ def test_a_view_computed_from_the_shape_of_the_input(check: Check, opset: int) -
         ("Reshape", "r shape", "y"),
     ]
     graph = check(lines, {"x": ("N", 2, 3, 4)}, {} if old else {"axes": np.array([0])}, opset=opset)
-    assert ops(graph) == ["relu", "reshape"]
-    assert graph.outputs == {"y": "reshape1"}
+    assert sorted(ops(graph)) == ["relu", "reshape"]
+    assert set(graph.outputs) == {"y"}
 
 
 def test_a_weight_reshaped_at_run_time(check: Check) -> None:
@@ -123,7 +123,7 @@ def test_judge_runs_a_dynamic_batch_in_chunks(save: Save) -> None:
 @pytest.mark.parametrize("bomb", [[1 << 20, 1 << 20], [0x7FFFFFFF, 1 << 32], [1 << 13, 1 << 13]])
 def test_a_constant_too_large_to_fold_is_refused(save: Save, bomb: list[int]) -> None:
     lines = [("ConstantOfShape", "s", "c"), ("ReduceSum", "c", "r"), ("Add", "x r", "y")]
-    with pytest.raises(ModelError, match="takes up to"):
+    with pytest.raises(ModelError, match="takes up to|more than"):
         load(save(lines, {"x": ("N", 4)}, {"s": np.array(bomb)}))
 
 
@@ -159,10 +159,10 @@ def test_redundant_reshapes_merge_and_vanish(check: Check) -> None:
 
 
 def test_names_are_made_to_fit_and_to_differ(check: Check) -> None:
-    lines = [("Add", "x:0 x_0", "a"), ("Relu", "a", "out:0"), ("Relu", "out:0", "out_0")]
+    lines = [("Add", "x:0 x_0", "a"), ("Relu", "a", "out:0"), ("Neg", "out:0", "out_0")]
     graph = check(lines, {"x:0": ("N", 3), "x_0": ("N", 3)}, outputs="out:0 out_0", oracles=("onnxruntime",))
     assert tuple(graph.inputs) == ("x_0", "x_0_2")
-    assert graph.outputs == {"out_0": "relu1", "out_0_2": "relu2"}
+    assert graph.outputs == {"out_0": "relu1", "out_0_2": "scale1"}
 
 
 def test_nodes_and_params_step_aside_for_the_names_of_inputs(check: Check) -> None:
@@ -212,20 +212,21 @@ def test_inputs_that_are_refused(save: Save, inputs: dict[str, Any], dtype: int,
 
 def test_all_problems_at_once(save: Save) -> None:
     lines = [
-        ("Transpose", "x", "t", {"perm": [1, 0, 3, 2]}),
+        ("LRN", "x", "t", {"size": 3}),
         ("Conv", "t w", "c"),
         ("TopK", "c k", "s i"),
         ("Softmax", "s", "z", {"axis": 0}),
         ("Identity", "z", "y"),
         ("Tanh", "x", "unused"),
     ]
-    path = save(lines, {"x": ("N", 8, 8, 3)}, {"w": weights(2, 8, 3, 3), "k": np.array([2])})
+    path = save(lines, {"x": ("N", 3, 8, 8)}, {"w": weights(2, 3, 3, 3), "k": np.array([2])})
     with pytest.raises(ModelError) as caught:
         load(path)
     assert str(caught.value) == (
         "3 parts of 'model.onnx' cannot be imported\n"
-        "  - Transpose with perm=[1, 0, 3, 2] moves the batch\n"
-        "      at: ONNX node 'n_t' (Transpose)\n"
+        "  - the operator LRN is not supported\n"
+        "      at: ONNX node 'n_t' (LRN)\n"
+        "      try: train the model with batch normalisation instead of local response normalisation\n"
         "  - the operator TopK is not supported\n"
         "      at: ONNX node 'n_s' (TopK)\n"
         "      try: cut the model before it: post-processing runs on the host\n"
@@ -234,7 +235,7 @@ def test_all_problems_at_once(save: Save) -> None:
     )
     found = survey(path)
     assert [(f.node, f.op, f.problem is None) for f in found] == [
-        ("n_t", "Transpose", False),
+        ("n_t", "LRN", False),
         ("n_c", "Conv", True),
         ("n_s", "TopK", False),
         ("n_z", "Softmax", False),

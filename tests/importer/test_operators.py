@@ -52,11 +52,10 @@ def test_a_small_classifier_in_every_form(check: Check, opset: int) -> None:
         "kb": weights(5),
     }
     graph = check(lines, {"x": ("N", 2, 8, 8)}, consts, opset=opset, oracles=ORT)
-    names = ["conv1", "batchnorm1", "relu1", "maxpool1", "reshape1", "dense1", "softmax1"]
+    names = ["conv1", "relu1", "maxpool1", "reshape1", "dense1", "softmax1"]
     assert [node.name for node in graph.nodes] == names
     assert graph["dense1"].origin == ("n_z",)
-    assert {"conv1.weight", "conv1.bias", "batchnorm1.gamma", "dense1.bias"} <= set(graph.params)
-    assert (graph.params["batchnorm1.gamma"] < 0).any()
+    assert graph["conv1"].origin == ("n_c", "n_n"), "the batch norm behind it is folded in"
     assert graph.outputs == {"y": "softmax1"}
 
 
@@ -134,13 +133,10 @@ def test_max_pool_with_pads_and_dilations(check: Check, opset: int) -> None:
     check([("MaxPool", "x", "y", attrs)], {"x": ("N", 2, 7, 8)}, opset=opset)
 
 
-def test_ceil_mode_passes_only_where_it_changes_nothing(check: Check, save: Save) -> None:
+@pytest.mark.parametrize("size", [6, 7])
+def test_ceil_mode_has_windows_over_the_edge(check: Check, size: int) -> None:
     lines = [("MaxPool", "x", "y", {"kernel_shape": [2, 2], "strides": [2, 2], "ceil_mode": 1})]
-    check(lines, {"x": ("N", 2, 6, 6)})
-    with pytest.raises(ModelError, match=r"ceil_mode=1, which makes \[4, 4\]") as caught:
-        load(save(lines, {"x": ("N", 2, 7, 7)}))
-    assert "try: ceil_mode=False" in str(caught.value)
-    assert "ONNX node 'n_y' (MaxPool)" in str(caught.value)
+    assert check(lines, {"x": ("N", 2, size, size)})["maxpool1"].type.shape == (2, (size + 1) // 2, (size + 1) // 2)
 
 
 def test_clip_of_opset_10_has_attributes(check: Check) -> None:
@@ -158,11 +154,17 @@ def test_clip_of_opset_11_has_inputs(check: Check) -> None:
     assert graph["relu1"].attrs == {}
 
 
-@pytest.mark.parametrize(("low", "high", "shown"), [(-1, 1, "from -1 to 1"), (0, 0, "from 0 to 0"), (1, 6, "from 1")])
-def test_clip_that_is_no_relu_is_refused(save: Save, low: float, high: float, shown: str) -> None:
+@pytest.mark.parametrize(("low", "high"), [(-1, 1), (0, 0), (1, 6), (2, -1)])
+def test_clip_that_is_no_relu(check: Check, low: float, high: float) -> None:
+    """With the low bound above the high one everything becomes the high one."""
     consts = {"a": np.float32(low), "b": np.float32(high)}
-    with pytest.raises(ModelError, match=f"Clip {shown}"):
-        load(save([("Clip", "x a b", "y")], {"x": ("N", 4)}, consts))
+    oracles = ("onnx", "onnxruntime") if low <= high else ORT
+    assert ops(check([("Clip", "x a b", "y")], {"x": ("N", 4)}, consts, oracles=oracles)) == ["clip"]
+
+
+def test_clip_to_no_number_is_refused(save: Save) -> None:
+    with pytest.raises(ModelError, match="Clip from nan to 1"):
+        load(save([("Clip", "x a b", "y")], {"x": ("N", 4)}, {"a": np.float32(np.nan), "b": np.float32(1)}))
 
 
 @pytest.mark.parametrize("shape", [(3,), (1, 3), (1,), ()])
@@ -243,7 +245,7 @@ def test_batch_norm_of_features_stands_beside_its_dense(check: Check, opset: int
         ("BatchNormalization", "u g b m v", "n"),
         ("Squeeze", "n" + more, "y", axes),
     ]
-    assert ops(check(lines, {"x": ("N", 4)}, consts, opset=opset, oracles=ORT)) == ["dense", "batchnorm"]
+    assert ops(check(lines, {"x": ("N", 4)}, consts, opset=opset, oracles=ORT)) == ["dense"]
 
 
 def test_dropout_in_training_is_refused(check: Check, save: Save) -> None:
@@ -277,7 +279,7 @@ def test_weights_that_are_no_numbers_are_refused(save: Save, bad: float) -> None
         (("Gemm", "w x", "y"), {"x": (3, 3)}, "second factor is not a constant mixes"),
         (("Gemm", "x w", "y", {"transA": 1}), {"x": (3, 3)}, "transA=1 mixes"),
         (("MatMul", "x x", "y"), {"x": (3, 3)}, "mixes the samples"),
-        (("MatMul", "w x", "y"), {"x": (3, 3)}, "mixes the samples"),
+        (("MatMul", "w x", "y"), {"x": (3, 3)}, "differs from sample to sample"),
         (("Conv", "x k", "y"), {"x": ("N", 2, 9, 9)}, "no shape"),
         (("Conv", "x c", "y", {"group": 0}), {"x": ("N", 2, 9, 9)}, "group=0|no shape"),
         (("Conv", "x c", "y"), {"x": ("N", 5, 9, 9)}, "for 5 channels|no shape"),

@@ -101,7 +101,7 @@ def test_branches_of_unequal_scale_keep_their_worths_as_scales() -> None:
     assert new["dense1"].inputs[0] == "flat"
 
 
-def test_worths_pass_pools_and_reshapes_and_stop_at_concats() -> None:
+def test_worths_pass_pools_reshapes_and_concats() -> None:
     b = Builder({"x": (2, 4, 4)})
     b("relu1", "relu", "x")
     b("scaled", "scale", "x", factor=3)
@@ -113,11 +113,11 @@ def test_worths_pass_pools_and_reshapes_and_stop_at_concats() -> None:
     b("flat", "reshape", "pool1", shape=(8,))
     graph = b.graph(b("dense1", "dense", "flat", weight=np.ones((2, 8))))
     new, _ = lowered(graph)
-    assert {n.name for n in new.nodes if n.op == "scale"} == {"scaled", "relu1.worth", "relu2.worth"}
-    assert new.type("flat").kind == "current"
-    theta = float(new.params["relu3.theta"])
-    np.testing.assert_allclose(new.params["dense1.weight"], theta)
-    np.testing.assert_array_equal(new.params["conv1.weight"], 1)
+    assert {n.name for n in new.nodes if n.op == "scale"} == {"scaled"}
+    assert (new.type("both").kind, new.type("flat").kind) == ("spikes", "current")
+    thetas = [new.params[f"relu{i}.theta"] for i in (1, 2, 3)]
+    np.testing.assert_allclose(new.params["dense1.weight"], thetas[2])
+    np.testing.assert_array_equal(new.params["conv1.weight"][1, :, 0, 0], np.repeat(thetas[:2], 2))
 
 
 def test_a_worth_is_absorbed_by_every_layer_that_reads_it() -> None:
@@ -183,7 +183,8 @@ def test_data_is_needed() -> None:
 def test_everything_without_a_spiking_form_is_refused_at_once() -> None:
     rng = np.random.default_rng(0)
     b = Builder({"x": (2, 4, 4)})
-    b("bn1", "batchnorm", "x", **statistics(rng, 2))
+    b("conv1", "conv", "x", weight=np.ones((2, 2, 1, 1)))
+    b("bn1", "batchnorm", "conv1", **statistics(rng, 2))
     b("pool1", "maxpool", "bn1")
     b("share", "softmax", "pool1")
     b("relu1", "relu", "share")
@@ -196,7 +197,7 @@ def test_everything_without_a_spiking_form_is_refused_at_once() -> None:
     for op, node, hint in (
         ("batchnorm", "bn1", "run fold-batchnorm before"),
         ("maxpool", "pool1", "run replace-max-pool before"),
-        ("softmax", "share", "only the end of a network may stay analog"),
+        ("softmax", "share", "only the ends of a network may stay analog"),
         ("batchnorm", "bn2", "run fold-batchnorm before"),
     ):
         assert f"  - '{op}' has no spiking form\n      at: {node} ({op})\n      try: {hint}" in text
@@ -265,7 +266,8 @@ def test_several_outputs_are_decoded_each() -> None:
     graph = b.graph("dense1", "share", "relu1", "x")
     new, _ = lowered(graph, steps=64, percentile=100.0)
     assert set(new.outputs) == set(graph.outputs)
-    assert len([n for n in new.nodes if n.op == "decode"]) == 3
+    assert [n.inputs[0] for n in new.nodes if n.op == "decode"] == ["dense1", "relu1.worth"]
+    assert new.outputs["out_x"] == "x"
     x = data_for(graph).train.x()
     made, expected = run(new, {"x": x}), run(graph, {"x": x})
     for user in graph.outputs:

@@ -128,13 +128,14 @@ class Bench:
             origin=together(node.origin, origin),
         )
         made = replace(made, type=infer(made, self.types, self.params))
-        dropped = [] if old is None else [v for v in self.values(old) if v not in read]
+        dropped = {} if old is None else dict.fromkeys(v for v in self.values(old) if v not in read)
         self.nodes[name], self.types[name] = made, made.type
         self.readers.setdefault(name, {})
         for value in read:
             self.readers[value][name] = None
         for value in dropped:
             self.readers[value].pop(name, None)
+        for value in dropped:
             self._prune(value)
         self.touch(name)
         return name

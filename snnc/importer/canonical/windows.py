@@ -83,15 +83,14 @@ def _taps(node: Node, size: Sequence[int], pads: Sequence[int], axis: int) -> Ar
 
 
 def inert(bench: Bench, node: Node) -> bool:
-    """Attributes that change nothing stand at their defaults: the stride of one window, the dilation of one number."""
-    size = node.type.shape[1:]
+    """Attributes that change nothing stand at their least: the stride of one window, the dilation of one number."""
+    size, pads = bench.shape(node.inputs[0])[1:], attr_ints(node, "pads")
     kernel = attr_ints(node, "kernel") if node.op in POOLS else bench.arrays(node)["weight"].shape[-2:]
-    attrs = {
-        **node.attrs,
-        "strides": tuple(1 if n == 1 else s for n, s in zip(size, attr_ints(node, "strides"), strict=True)),
-        "dilations": tuple(1 if k == 1 else d for k, d in zip(kernel, attr_ints(node, "dilations"), strict=True)),
-    }
-    if node.op == "avgpool" and not any(attr_ints(node, "pads")):
+    dilations = tuple(1 if k == 1 else d for k, d in zip(kernel, attr_ints(node, "dilations"), strict=True))
+    places = [size[i] + pads[i] + pads[i + 2] - dilations[i] * (kernel[i] - 1) for i in (0, 1)]
+    strides = (min(s, n) for s, n in zip(attr_ints(node, "strides"), places, strict=True))
+    attrs = {**node.attrs, "strides": tuple(strides), "dilations": dilations}
+    if node.op == "avgpool" and not any(pads):
         attrs["count_include_pad"] = 0
     if attrs == dict(node.attrs):
         return False
