@@ -4,6 +4,7 @@ from snnc.pipeline import Pass
 from snnc.spec import Registry
 
 from .bias_per_step import BiasPerStep
+from .drop_rounding import DropRounding
 from .fold_batchnorm import FoldBatchNorm
 from .limit_fan_in import LimitFanIn
 from .pool_neurons import PoolNeurons
@@ -19,6 +20,7 @@ PASSES: Registry[Pass] = Registry(
     "pass",
     {
         "fold-batchnorm": FoldBatchNorm,
+        "drop-rounding": DropRounding,
         "rectify": Rectify,
         "replace-activation": ReplaceActivation,
         "replace-max-pool": ReplaceMaxPool,
@@ -34,6 +36,7 @@ PASSES: Registry[Pass] = Registry(
 __all__ = [
     "PASSES",
     "BiasPerStep",
+    "DropRounding",
     "FoldBatchNorm",
     "LimitFanIn",
     "PoolNeurons",

@@ -87,8 +87,8 @@ class LimitFanIn(Pass):
                 )
             constraints[own["weight"]] = replace(before, mask=mask)
         new = graph.edit(nodes.values(), params=params, constraints=constraints, stage=Stage.CONSTRAINED)
-        same = not wide and all(name in graph.constraints for name in constraints)
-        return graph if same else new
+        done = graph.stage is Stage.CONSTRAINED and all(name in graph.constraints for name in constraints)
+        return graph if done and not wide else new
 
     def _room(self, graph: Graph, node: Node, share: int) -> int:
         """How many inputs of the layer fit, each counted as often as spikes can reach it at a time."""

@@ -25,7 +25,21 @@ import torch
 
 from snnc.data import Split
 from snnc.errors import GraphError, PipelineError
-from snnc.ir import LAYERS, LINEAR, WEIGHTED, WIRING, Array, Attr, Graph, Node, Stage, earlier_than, front, roles
+from snnc.ir import (
+    LAYERS,
+    LINEAR,
+    WEIGHTED,
+    WIRING,
+    Array,
+    Attr,
+    Constraint,
+    Graph,
+    Node,
+    Stage,
+    earlier_than,
+    front,
+    roles,
+)
 from snnc.pipeline import Context, Pass
 from snnc.sim.cost import first_role
 from snnc.sim.reference import KERNELS
@@ -157,8 +171,9 @@ def _back(graph: Graph) -> frozenset[str]:
 
 
 HINTS: Mapping[str, str] = {
-    **dict.fromkeys(("batchnorm",), "fold-batchnorm"),
-    **dict.fromkeys(("maxpool",), "replace-max-pool"),
+    "batchnorm": "fold-batchnorm",
+    "maxpool": "replace-max-pool",
+    "quantize": "drop-rounding",
     **dict.fromkeys(("abs", "clip", "hardsigmoid", "leakyrelu", "maximum", "minimum"), "rectify"),
     **dict.fromkeys(("celu", "elu", "erf", "gelu", "hardswish", "mish", "selu", "sigmoid"), "replace-activation"),
     **dict.fromkeys(("sign", "softplus", "softsign", "swish", "tanh", "thresholdedrelu"), "replace-activation"),
@@ -228,6 +243,7 @@ def _absorb_worths(graph: Graph) -> Graph:
     nodes = {n.name: n for n in graph.nodes}
     neurons = {n.name for n in graph.nodes if n.op == "lif"}
     params: dict[str, Array] = {}
+    constraints: dict[str, Constraint] = {}
     for worth in graph.nodes:
         own = roles(worth, graph.params)
         if worth.op != "scale" or worth.inputs[0] not in neurons or "bias" in own or graph.params[own["factor"]].ndim:
@@ -242,10 +258,14 @@ def _absorb_worths(graph: Graph) -> Graph:
             for layer, factor in factors:
                 name = _own_param(graph, layer)
                 old = roles(layer, graph.params)[first_role(layer)]
-                params[name] = (params.get(name, graph.params[old]) * factor).astype(np.float32)
+                before = constraints.get(name, graph.constraints.get(old, Constraint()))
+                params[name], after = before.times(params.get(name, graph.params[old]), factor)
+                constraints[name] = after or Constraint(mask=before.mask)
                 inputs = tuple(name if i == old else i for i in nodes[layer.name].inputs)
                 nodes[layer.name] = replace(nodes[layer.name], inputs=inputs)
-    return graph.edit(nodes.values(), params=params)
+    kept = {name: c for name, c in constraints.items() if c.bits is not None or c.mask is not None}
+    graph = replace(graph, constraints={n: c for n, c in graph.constraints.items() if n not in params})
+    return graph.edit(nodes.values(), params=params, constraints=kept)
 
 
 def _own_param(graph: Graph, layer: Node) -> str:

@@ -17,6 +17,7 @@ from .data import Data, Scaling, Split
 from .data import load as load_data
 from .errors import DataError, PipelineError
 from .feasibility import Check
+from .importer.options import DEFAULT
 from .inspection import Inspection
 from .ir import Array, Graph, Stage
 from .pipeline import Pipeline, Progress, judged, silent, single
@@ -34,13 +35,24 @@ COST_SAMPLES = 256
 """Test samples that costs are averaged over (as tandem learning, section III-B)."""
 
 
-def load(path: str | Path) -> Graph:
+def load(
+    path: str | Path,
+    *,
+    batched: bool = True,
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
+    limits: importer.Limits = DEFAULT.limits,
+) -> Graph:
     """Import an ONNX file.
+
+    Args:
+        batched: the first axis of every input and output is the batch; if not, the whole tensor is one sample.
+        shapes: sizes of inputs, without batch, where the model leaves them open.
+        limits: what reading the file may take of the machine.
 
     Raises:
         ModelError: lists every node that cannot be imported.
     """
-    return importer.load(path)
+    return importer.load(path, importer.Options(batched, shapes or {}, limits))
 
 
 def simulate(
@@ -133,23 +145,23 @@ def compile(
     return build(model, target, data=data, out=out, seed=seed, **options).artifact
 
 
-def check(path: str | Path, target: str | Target | None = None) -> Check:
+def check(path: str | Path, target: str | Target | None = None, reading: importer.Options = DEFAULT) -> Check:
     """What becomes of every node of the user's model, and how it stands to the target's limits; reads no data.
 
     Raises:
         ModelError: the file is no model at all.
     """
-    return feasibility.check(path, None if target is None else target_of(target))
+    return feasibility.check(path, None if target is None else target_of(target), reading)
 
 
-def inspect(path: str | Path) -> Inspection:
+def inspect(path: str | Path, reading: importer.Options = DEFAULT) -> Inspection:
     """The network of an ONNX file, or of an artifact's folder, as a table.
 
     Raises:
         ModelError: the file cannot be imported.
         ArtifactError: the folder is no artifact, or was tampered with.
     """
-    return Inspection.of(open(path).graph if Path(path).is_dir() else load(path))
+    return Inspection.of(open(path).graph if Path(path).is_dir() else importer.load(path, reading))
 
 
 def build(
@@ -162,6 +174,7 @@ def build(
     pipeline: str | Pipeline | None = None,
     chips: int = 5,
     device: str = "cpu",
+    reading: importer.Options = DEFAULT,
     progress: Progress = silent,
 ) -> Build:
     """Compile, judge every step, and try the result on simulated devices.
@@ -170,6 +183,7 @@ def build(
         pipeline: passes and trainers instead of the target's own recipe.
         chips: devices to try it on, before and after calibration.
         device: where torch computes.
+        reading: how the model file is read.
         progress: told what is going on.
 
     Raises:
@@ -179,28 +193,30 @@ def build(
         raise PipelineError(f"seed={seed} and chips={chips} are numbers from 0")
     chosen = target_of(target)
     recipe = recipe_of(pipeline, chosen)
-    graph = model if isinstance(model, Graph) else load(model)
+    graph, notes = (model, ()) if isinstance(model, Graph) else importer.accept(model, reading)
     samples = data if isinstance(data, Data) else load_data(data)
     samples.check(graph)
-    ledger = Ledger([judged("import", graph, samples, graph, device)])
+    ledger = Ledger([judged("import", graph, samples, graph, device, notes)])
     snn, rows = recipe(graph, data=samples, seed=seed, device=device, progress=progress)
     ledger.rows += rows.rows
     artifact = chosen.compile(snn)
-    ledger.rows += on_test_part(model, graph, snn, samples, device, progress)
+    ledger.rows += on_test_part(model, reading, graph, snn, samples, device, progress)
     population, chip_rows = on_chips(artifact, samples, chips, device, progress)
     ledger.rows += chip_rows
     cost = measure(snn, graph, samples.test.take(COST_SAMPLES).x(), device)
     made = Build(artifact, ledger, population, cost, chosen.findings(snn))
-    made = replace(made, artifact=_documented(made, model, samples, recipe, seed))
+    made = replace(made, artifact=_documented(made, model, reading, samples, recipe, seed))
     if out is not None:
         made.artifact.bundle.write(out)
     return made
 
 
-def _documented(made: Build, model: str | Path | Graph, data: Data, recipe: Pipeline, seed: int) -> Artifact:
+def _documented(
+    made: Build, model: str | Path | Graph, reading: importer.Options, data: Data, recipe: Pipeline, seed: int
+) -> Artifact:
     """The artifact with its report and its provenance; no times, places or names of machines."""
     facts = {
-        "model": importer.model_digest(model) if not isinstance(model, Graph) else None,
+        "model": importer.model_digest(model, reading) if not isinstance(model, Graph) else None,
         "data": data.digest,
         "scaling": _scaling(data.test.scaling),
         "pipeline": str(recipe),

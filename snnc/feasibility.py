@@ -12,6 +12,7 @@ from typing import Literal
 
 from . import importer
 from .errors import PipelineError, SnncError
+from .importer.options import DEFAULT
 from .ir import LAYERS, LINEAR, WEIGHTED, Graph, Node, Stage, between_layers, chained, front
 from .passes import PASSES, SeparateLayers
 from .pipeline import Context
@@ -80,7 +81,6 @@ HELP: Mapping[str, str] = {
     "div": "a division by a value that depends on the input has no synapse: divide by a constant, or train without it",
     "matmul": "attention multiplies two values, which no synapse does: only layers with constant weights can spike",
     "mul": "a gate multiplies two values, which no synapse does: train without squeeze-excite, attention and gates",
-    "quantize": "export the model without QuantizeLinear between its layers: quantize-weights puts them on a grid",
     "reduce": "a sum or mean over positions as AveragePool or GlobalAveragePool, a maximum as MaxPool",
     "softmax": "only the end of a network may be normalized over its values",
     "logsoftmax": "only the end of a network may be normalized over its values",
@@ -92,13 +92,13 @@ HELP: Mapping[str, str] = {
 CHAINED = f"{SeparateLayers.name}: no activation behind it, so it gets neurons for each sign (exact)"
 
 
-def check(path: str | Path, target: Target | None = None) -> Check:
+def check(path: str | Path, target: Target | None = None, reading: importer.Options = DEFAULT) -> Check:
     """Per node of the user's model: spiking, rewritten, on the host, or unsupported; and the target's limits.
 
     Raises:
         ModelError: the file is no model at all.
     """
-    made = importer.examine(path)
+    made = importer.examine(path, reading)
     if made.graph is None:
         return Check(tuple(map(_alone, made.findings)), notes=made.notes)
     return judge(made.graph, made.findings, target, made.notes)

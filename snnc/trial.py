@@ -22,7 +22,13 @@ CHIP_SAMPLES = 1000
 
 
 def on_test_part(
-    model: str | Path | Graph, ann: Graph, snn: Graph, data: Data, device: str, progress: Progress
+    model: str | Path | Graph,
+    reading: importer.Options,
+    ann: Graph,
+    snn: Graph,
+    data: Data,
+    device: str,
+    progress: Progress,
 ) -> list[Row]:
     """The test part, seen once: the original model, the imported one, the spiking one."""
     x, labels, name = data.test.x(), data.test.labels, next(iter(ann.inputs))
@@ -35,7 +41,7 @@ def on_test_part(
     if not isinstance(model, Graph):
         start = time.perf_counter()
         progress("judge on the test part", 1, 3)
-        theirs = single(importer.judge(model, {name: x}))
+        theirs = single(importer.judge(model, {name: x}, reading))
         notes = (f"largest difference to the imported network: {np.abs(theirs - ours).max():.1e}",)
         found.append(("onnxruntime", theirs, ann, time.perf_counter() - start))
     found.append(("ann", ours, ann, seconds))

@@ -57,11 +57,12 @@ def test_check_says_what_becomes_of_every_node() -> None:
     assert found.ok
     assert statuses == {
         "Conv": "spiking",
-        "BatchNormalization": "rewrite",
+        "BatchNormalization": "spiking",
         "Relu": "spiking",
         "Reshape": "spiking",
         "Gemm": "host",
     }
+    assert {f.why.split(" into ")[0] for f in found.findings if f.op == "BatchNormalization"} == {"merged"}
     assert [f.status for f in found.findings if f.op == "Gemm"] == ["spiking", "host"]
     wide = [limit for limit in found.limits if limit.limit == "fan-in" and not limit.ok]
     assert {(limit.layer, limit.value) for limit in wide} == {("relu2", 108), ("relu3", 216), ("relu4", 384)}
@@ -70,13 +71,14 @@ def test_check_says_what_becomes_of_every_node() -> None:
 
 def test_check_lists_every_unsupported_node(tmp_path: Path) -> None:
     nodes = [
-        helper.make_node("Sin", ["x"], ["a"], name="wave"),
+        helper.make_node("Wave", ["x"], ["a"], name="wave", domain="nowhere"),
         helper.make_node("Relu", ["a"], ["b"], name="gate"),
-        helper.make_node("Cos", ["b"], ["y"], name="other"),
+        helper.make_node("Other", ["b"], ["y"], name="other", domain="nowhere"),
     ]
     value = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 4]) for name in ("x", "y")]
     made = helper.make_model(
-        helper.make_graph(nodes, "g", value[:1], value[1:]), opset_imports=[helper.make_opsetid("", 17)]
+        helper.make_graph(nodes, "g", value[:1], value[1:]),
+        opset_imports=[helper.make_opsetid("", 17), helper.make_opsetid("nowhere", 1)],
     )
     onnx.save(made, tmp_path / "odd.onnx")
     found = snnc.check(tmp_path / "odd.onnx")

@@ -11,6 +11,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from snnc.cli import main
+from snnc.errors import GraphError
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 MODEL, DATA = str(EXAMPLES / "digits_cnn.onnx"), str(EXAMPLES / "digits.npz")
@@ -119,6 +120,53 @@ def test_check_and_the_lists(snnc) -> None:  # type: ignore[no-untyped-def]
     assert json.loads(snnc("targets", "--json").out)["dynap-sim"]["options"]
 
 
+def test_check_has_a_row_for_every_node(snnc) -> None:  # type: ignore[no-untyped-def]
+    found = json.loads(snnc("check", MODEL, "--json").out)
+    assert set(found) == {"ok", "findings", "limits", "unchecked", "notes"}
+    assert all(set(f) == {"node", "op", "status", "why", "try", "code", "becomes"} for f in found["findings"])
+    assert {f["status"] for f in found["findings"]} <= {"spiking", "rewrite", "host", "unsupported"}
+    table = snnc("check", MODEL).out
+    assert all(f["node"][:20] in table for f in found["findings"])
+    assert "spiking as is" in table
+
+
+def test_inspect_a_model_and_an_artifact(snnc, build: Path) -> None:  # type: ignore[no-untyped-def]
+    for place, stage in ((MODEL, "analog"), (str(build), "constrained")):
+        found = json.loads(snnc("inspect", place, "--json").out)
+        assert found["stage"] == stage
+        table = snnc("inspect", place).out
+        assert f"{found['params']:,} parameters" in table
+        assert all(row["name"] in table for row in found["nodes"])
+        text = snnc("inspect", place, "--text").out
+        assert text.startswith("snnc-graph 1\n")
+        assert json.loads(snnc("inspect", place, "--text", "--json").out)["text"] == text
+    assert "neurons" in snnc("inspect", str(build)).out
+    refused(snnc("inspect", "missing.onnx"), "missing.onnx")
+
+
+def test_errors_carry_their_code(snnc, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+    def fail(*args: object) -> None:
+        raise GraphError("all wrong", at="here", hint="else", code="odd-graph")
+
+    monkeypatch.setattr("snnc.api.inspect", fail)
+    ended = snnc("inspect", MODEL, "--json")
+    assert ended.err == "error[odd-graph]: all wrong\n  at: here\n  try: else\n"
+    assert json.loads(ended.out) == {"ok": False, "error": "all wrong\n  at: here\n  try: else", "code": "odd-graph"}
+
+
+def test_names_from_files_are_printed_safely(snnc, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    evil = "\x1b[2Jevil\r"
+    node = [helper.make_node("Relu", ["x"], ["y"], name=evil)]
+    value = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 4]) for name in ("x", "y")]
+    made = helper.make_model(helper.make_graph(node, "g", value[:1], value[1:]))
+    made.ir_version, made.opset_import[0].version = 8, 17
+    (tmp_path / "evil.onnx").write_bytes(made.SerializeToString())
+    for command in ("check", "inspect"):
+        ended = snnc(command, str(tmp_path / "evil.onnx"))
+        assert "evil" in ended.out
+        assert not {"\x1b", "\r"} & set(ended.out)
+
+
 def refused(ended: Ended, *texts: str) -> None:
     assert ended.code == 2, ended.err
     assert "Traceback" not in ended.err
@@ -148,21 +196,25 @@ def test_typing_errors_are_told_before_any_file_is_read(snnc, args: list[str], t
 
 def test_bad_models(snnc, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     whole = Path(MODEL).read_bytes()
-    odd = [helper.make_node("Sin", ["x"], ["h"], name="wave"), helper.make_node("Erf", ["h"], ["y"], name="bell")]
+    odd = [
+        helper.make_node("Wave", ["x"], ["h"], name="wave", domain="nowhere"),
+        helper.make_node("Bell", ["h"], ["y"], name="bell", domain="nowhere"),
+    ]
     value = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 4]) for name in ("x", "y")]
     made = helper.make_model(
-        helper.make_graph(odd, "g", value[:1], value[1:]), opset_imports=[helper.make_opsetid("", 17)]
+        helper.make_graph(odd, "g", value[:1], value[1:]),
+        opset_imports=[helper.make_opsetid("", 17), helper.make_opsetid("nowhere", 1)],
     )
     cases = {
         "truncated.onnx": (whole[: len(whole) // 2], ()),
         "text.onnx": (b"this is a text file\n", ()),
         "empty.onnx": (b"", ()),
-        "unknown.onnx": (made.SerializeToString(), ("wave", "bell", "Sin", "Erf")),
+        "unknown.onnx": (made.SerializeToString(), ("wave", "bell", "Wave", "Bell")),
     }
     for name, (content, texts) in cases.items():
         (tmp_path / name).write_bytes(content)
         out = tmp_path / "out"
-        refused(snnc("compile", str(tmp_path / name), "--data", DATA, "--out", str(out)), "error: ", *texts)
+        refused(snnc("compile", str(tmp_path / name), "--data", DATA, "--out", str(out)), "error", *texts)
         assert not out.exists()
     refused(snnc("compile", str(tmp_path / "missing.onnx"), "--data", DATA), "missing.onnx")
     assert snnc("check", str(tmp_path / "unknown.onnx")).code == 2

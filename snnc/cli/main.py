@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
-from fractions import Fraction
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
-from snnc import api, spec
+from snnc import api, importer, spec
 from snnc import data as data_files
 from snnc.artifact import Bundle
 from snnc.errors import SnncError
@@ -24,56 +22,13 @@ from snnc.targets import TARGETS
 from snnc.train import TRAINERS
 
 from . import show
-
-F = TypeVar("F", bound=Callable[..., Any])
-READABLE = click.Path(path_type=Path)
-
-
-class Number(click.ParamType[float]):
-    """A number, or a fraction such as 1/255."""
-
-    name = "number"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """`value` as float."""
-        try:
-            return float(value) if isinstance(value, float | int) else float(Fraction(value.strip()))
-        except (ValueError, ZeroDivisionError, OverflowError):
-            self.fail(f"'{value}' is no number", param, ctx)
-
-
-class Numbers(click.ParamType[tuple[float, ...]]):
-    """One number, or one per channel: 0.49,0.48,0.45."""
-
-    name = "numbers"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
-        """`value` as a tuple."""
-        if isinstance(value, tuple):
-            return value
-        return tuple(Number().convert(part, param, ctx) for part in value.split(","))
+from .params import READABLE, output_options, reading_options, scaling_options
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="snnc")
 def cli() -> None:
     """Compile a trained network (ONNX) into a spiking network for neuromorphic hardware."""
-
-
-def output_options(command: F) -> F:
-    """--json and --quiet."""
-    command = click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")(command)
-    return click.option("--quiet", is_flag=True, help="No progress.")(command)
-
-
-def scaling_options(command: F) -> F:
-    """--scale, --mean and --std."""
-    for name, default, text in (
-        ("--std", (1.0,), "and divide by this (one number, or one per channel)"),
-        ("--mean", (0.0,), "then subtract this (one number, or one per channel)"),
-    ):
-        command = click.option(name, type=Numbers(), default=default, help=text)(command)
-    return click.option("--scale", type=Number(), default=1.0, help="Multiply raw inputs by this, e.g. 1/255,")(command)
 
 
 @cli.command("compile")
@@ -91,11 +46,12 @@ def scaling_options(command: F) -> F:
 @click.option("--test-samples", type=click.IntRange(1), help="Use only the first so many.")
 @click.option("--device", default="cpu", show_default=True, help="Where torch computes: cpu or cuda.")
 @scaling_options
+@reading_options
 @output_options
 def compile_command(
     model: Path, target: str, data_path: Path, test_path: Path | None, pipeline: str | None, out: Path, seed: int,
     chips: int, train_samples: int | None, test_samples: int | None, device: str, scale: float,
-    mean: tuple[float, ...], std: tuple[float, ...], as_json: bool, quiet: bool,
+    mean: tuple[float, ...], std: tuple[float, ...], reading: importer.Options, as_json: bool, quiet: bool,
 ) -> None:  # fmt: skip
     """Compile MODEL (an ONNX file) for a chip and report the accuracy at every step."""
     chosen = api.target_of(target)
@@ -103,7 +59,7 @@ def compile_command(
     scaling = data_files.Scaling(scale, mean, std)
     api.check_place(out)
     api.check_device(device)
-    graph = api.load(model)
+    graph = importer.load(model, reading)
     samples = data_files.load(
         data_path, test=test_path, scaling=scaling, train_samples=train_samples, test_samples=test_samples
     )
@@ -111,7 +67,7 @@ def compile_command(
     with show.progress(quiet) as progress:
         made = api.build(
             model, chosen, data=samples, out=out, seed=seed, pipeline=recipe, chips=chips, device=device,
-            progress=progress,
+            reading=reading, progress=progress,
         )  # fmt: skip
     if not as_json:
         return show.show_build(made, str(out))
@@ -130,10 +86,11 @@ def compile_command(
 @cli.command()
 @click.argument("model", type=READABLE)
 @click.option("--target", default="dynap-sim", show_default=True, help="Chip and its options: name{key=value}.")
+@reading_options
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
-def check(model: Path, target: str, as_json: bool) -> None:
+def check(model: Path, target: str, reading: importer.Options, as_json: bool) -> None:
     """Say what becomes of every node of MODEL, and which limits of the chip it meets. Reads no data."""
-    found = api.check(model, target)
+    found = api.check(model, target, reading)
     if as_json:
         show.emit(
             {
@@ -153,10 +110,11 @@ def check(model: Path, target: str, as_json: bool) -> None:
 @cli.command()
 @click.argument("model_or_artifact", type=READABLE)
 @click.option("--text", "as_text", is_flag=True, help="The exact text of the graph.")
+@reading_options
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
-def inspect(model_or_artifact: Path, as_text: bool, as_json: bool) -> None:
+def inspect(model_or_artifact: Path, as_text: bool, reading: importer.Options, as_json: bool) -> None:
     """Show the network of an ONNX file or of an artifact: shapes, parameters, multiply-accumulates."""
-    found = api.inspect(model_or_artifact)
+    found = api.inspect(model_or_artifact, reading)
     if as_json:
         show.emit({**found.to_json(), **({"text": found.text} if as_text else {})})
     elif as_text:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -197,18 +197,22 @@ USUAL = {"strides": {1}, "dilations": {1}, "pads": {0}, "interior": {0}, "starts
 
 def _attributes(row: NodeRow) -> str:
     """Attributes as `name=value`, without those that say nothing and shapes that stand beside; long lists are cut."""
-    shown = []
+    shown = [f"kernel={_times(row.arrays['weight'][-2:])}"] if row.op in ("conv", "local") else []
     for name, value in row.attrs.items():
         values = value if isinstance(value, tuple) else (value,)
-        if (
-            (name in USUAL and set(values) <= USUAL[name])
-            or (name == "group" and value == 1)
-            or name in ("shape", "sizes")
-        ):
+        usual = (name in USUAL and set(values) <= USUAL[name]) or (name == "group" and value == 1)
+        if usual or name in ("shape", "sizes"):
             continue
-        text = "x".join(map(str, values[:8])) + ("..." if len(values) > 8 else "")
-        shown.append(f"{name}={text if isinstance(value, tuple | str) else format(value, 'g')}")
+        if name in ("kernel", "strides", "dilations"):
+            shown.append(f"{name}={_times(values)}")
+        else:
+            numbers = [format(v, "g") if isinstance(v, float) else str(v) for v in values]
+            shown.append(f"{name}={','.join(numbers[:8])}" + (",..." if len(numbers) > 8 else ""))
     return " ".join(shown)
+
+
+def _times(values: Iterable[object]) -> str:
+    return "x".join(map(str, values))
 
 
 def _table(*names: str) -> Table:

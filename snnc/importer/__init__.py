@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .build import Finding, Import
     from .judge import judge
 
-__all__ = ["Finding", "Import", "Limits", "Options", "examine", "judge", "load", "model_digest", "survey"]
+__all__ = ["Finding", "Import", "Limits", "Options", "accept", "examine", "judge", "load", "model_digest", "survey"]
 
 
 def load(path: str | Path, options: Options = DEFAULT) -> Graph:
@@ -27,11 +27,20 @@ def load(path: str | Path, options: Options = DEFAULT) -> Graph:
     Raises:
         ModelError: the file is no readable model; or lists every node that cannot be imported.
     """
+    return accept(path, options)[0]
+
+
+def accept(path: str | Path, options: Options = DEFAULT) -> tuple[Graph, tuple[str, ...]]:
+    """The graph of `load`, and notes on what was changed on the way in.
+
+    Raises:
+        ModelError: see `load`.
+    """
     made = examine(path, options)
     problems = [found.problem for found in made.findings if found.problem is not None]
     if made.graph is None:
         raise ModelError.gather(f"{len(problems)} parts of '{Path(path).name}' cannot be imported", problems)
-    return made.graph
+    return made.graph, made.notes
 
 
 def survey(path: str | Path, options: Options = DEFAULT) -> tuple[Finding, ...]:

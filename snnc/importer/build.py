@@ -14,7 +14,7 @@ from snnc.ir.ops import infer
 
 from .call import Call, Value
 from .canonical import canonical
-from .files import dtype_name
+from .files import Loaded, dtype_name
 from .naming import fit, named
 from .operators import HANDLERS, HINTS
 from .operators.precision import FLOATS, WHOLE
@@ -53,9 +53,11 @@ class Import:
     notes: tuple[str, ...] = ()
 
 
-def build(model: ModelProto, options: Options = DEFAULT) -> Import:
+def build(model: ModelProto | Loaded, options: Options = DEFAULT) -> Import:
     """The graph of a checked `model` if every node can be imported, and a finding for each."""
     traced = trace(model, options)
+    if not traced.inputs:
+        raise ModelError("the model has no inputs", code="no-inputs")
     builder = _Builder(traced, fit(port.name for port in traced.inputs), options.batched)
     findings = [builder.input(port) for port in traced.inputs]
     for node in model.graph.node:

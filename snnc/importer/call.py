@@ -129,10 +129,11 @@ class Call:
         if not array.size:
             raise ModelError(f"the {what} of {self.op} is empty: {list(array.shape)}", code="empty-weight")
         with np.errstate(over="ignore"):
-            made = array.astype(np.float32)
+            made = array.astype(np.float32, copy=False)
         if bad := int((~np.isfinite(made)).sum()):
             message = f"{bad} of {array.size} values of the {what} of {self.op} are NaN or infinite"
             raise ModelError(message, code="nan-weight")
+        made.flags.writeable = False  # the graph copies what could still change
         return made
 
     def per_sample(self, array: Array, rank: int) -> Array:
@@ -142,6 +143,9 @@ class Call:
         if array.ndim > rank + 1 or (array.shape[0] > 1 and (array != array[:1]).any()):
             message = f"the constant {list(array.shape)} of {self.op} differs from sample to sample"
             raise ModelError(message, code="batch-mixed")
+        if len(array) not in (1, self.batch):
+            message = f"the constant {list(array.shape)} of {self.op} is for {len(array)} samples, not {self.batch}"
+            raise ModelError(message, code="shape")
         return np.asarray(array[0])
 
     def fitted(self, array: Array, shape: Shape) -> Array:

@@ -22,17 +22,14 @@ from typing import TYPE_CHECKING, Any
 from snnc.errors import GraphError, ModelError
 
 from .options import DEFAULT, Limits, Options
-from .wire import GarbledError, error_from_json, framed, import_from_json, options_to_json, unframed
+from .wire import PATIENCE, STARVED, GarbledError, error_from_json, framed, import_from_json, options_to_json, unframed
 
 if TYPE_CHECKING:
     from .build import Import
 
 MODULE = "snnc.importer.worker"
-PATIENCE = 4
-"""Seconds of time per second of processor that reading a model may take."""
-
 GRACE = 5.0
-"""Seconds beyond that before the caller itself ends the server: the child's own alarm comes first."""
+"""Seconds beyond the child's own alarm before the caller itself ends the server."""
 
 
 @dataclass(frozen=True)
@@ -275,9 +272,11 @@ def _ended(usage: Usage, limits: Limits) -> ModelError:
         return ModelError(message, hint=hint, code="cpu-limit")
     if usage.code == -signal.SIGALRM:
         return _too_long(limits)
-    if usage.code > 0:  # not even the answer could be made
+    if usage.code == STARVED:
         message = f"reading the model takes more memory than {limits.memory_bytes} bytes"
         return ModelError(message, hint="raise the limit memory_bytes", code="memory-limit")
+    if usage.code > 0:
+        return _mad("it failed while answering")
     name = signal.Signals(-usage.code).name
     message = f"reading the model broke the process that read it ({name}); {usage.peak} bytes of memory were used"
     hint = "if that is near the limit memory_bytes, raise it; else the file is damaged or hostile"

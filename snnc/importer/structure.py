@@ -189,6 +189,8 @@ def _order(reads: list[list[int]], graph: GraphProto) -> list[int]:
 def check_standard(model: ModelProto) -> None:
     """Hold the model to the ONNX standard; weights that were taken out count as inputs.
 
+    Foreign operators whose domain is not imported may pass: each is refused by its own name later.
+
     Raises:
         ModelError: it breaks it.
     """
@@ -200,6 +202,9 @@ def check_standard(model: ModelProto) -> None:
     del skeleton.graph.initializer[:]
     skeleton.graph.initializer.extend(rest)
     skeleton.graph.input.extend(_as_input(tensor) for tensor in stubs if tensor.name not in inputs)
+    imported = {entry.domain for entry in skeleton.opset_import}
+    foreign = {node.domain for node in skeleton.graph.node if node.domain and not node.domain.startswith("ai.onnx")}
+    skeleton.opset_import.extend(helper.make_opsetid(domain, 1) for domain in sorted(foreign - imported))
     try:
         onnx.checker.check_model(skeleton)
     except (onnx.checker.ValidationError, ValueError, RuntimeError) as error:

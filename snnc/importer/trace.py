@@ -15,39 +15,18 @@ from typing import Any
 import numpy as np
 import onnx
 from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, TypeProto, ValueInfoProto, helper, numpy_helper
-from onnx.reference import ReferenceEvaluator
 
 from snnc.errors import ModelError
 from snnc.ir import Array, Shape
 
 from .files import Loaded
+from .folding import FOLDED, LARGEST_VALUE, check_size, evaluate, refuse_giants, static_shape, too_large
 from .options import DEFAULT, Options
 from .structure import STANDARD, reads_of
 
 PROBE = 13
 """Stands for a dynamic batch size: a number that no model has written into it, so that code for one batch size,
 and values that mix samples, give themselves away."""
-
-FOLDED = frozenset(
-    word
-    for line in (
-        "Abs Add And ArgMax ArgMin BitShift BitwiseAnd BitwiseNot BitwiseOr BitwiseXor Cast CastLike Ceil",
-        "Celu Clip Compress Concat Constant ConstantOfShape Conv Cos CumSum DepthToSpace",
-        "DequantizeLinear Div Einsum Elu Equal Erf Exp Expand EyeLike Flatten Floor Gather GatherElements GatherND",
-        "Gelu Gemm GlobalAveragePool Greater GreaterOrEqual HardSigmoid HardSwish Identity IsInf IsNaN",
-        "LayerNormalization LeakyRelu Less LessOrEqual Log MatMul Max Mean Min Mish Mod Mul Neg NonZero Not",
-        "OneHot Or PRelu Pad Pow QuantizeLinear Range Reciprocal ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp",
-        "ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare Relu Reshape Resize ReverseSequence Round",
-        "ScatterElements ScatterND Selu Shape Sigmoid Sign Sin Size Slice Softplus Softsign SpaceToDepth Split Sqrt",
-        "Squeeze Sub Sum Swish Tan Tanh ThresholdedRelu Tile TopK Transpose Trilu Unsqueeze Where Xor",
-    )
-    for word in line.split()
-)
-"""Operators that ONNX's reference evaluator may compute. Not: random ones, those with graphs, those that decode texts
-or images, and those of which it computes some forms wrong (onnx 1.23: BatchNormalization, Softmax, pools)."""
-
-LARGEST_VALUE = 2**33
-"""Elements of one value: nothing that makes more can ever run."""
 
 SMALL = 1024
 """Elements of a constant that shape inference may look at: shapes, axes, pads, but not weights."""
@@ -130,7 +109,7 @@ def sized_inputs(inputs: Iterable[Port], options: Options) -> tuple[Port, ...]:
         if (shape := given.pop(port.name, None)) is not None:
             known = port.dims[len(front) :]
             fits = len(shape) == len(known) and all(d in (None, s) for d, s in zip(known, shape, strict=True))
-            if port.dims and not fits:
+            if (port.dims and not fits) or min(shape, default=1) < 1:
                 message = f"sizes {list(shape)} are given for the input '{port.name}', which is {_shown(known)}"
                 raise ModelError(message, code="input-shape")
             port = replace(port, dims=((front or (None,) * options.batched) + tuple(shape)))
@@ -157,7 +136,9 @@ def trace(model: ModelProto | Loaded, options: Options = DEFAULT) -> Trace:
     proto = model.proto if isinstance(model, Loaded) else model
     inputs = sized_inputs(model_inputs(proto), options)
     static = batch_of(inputs) if options.batched else 1
-    opset = next(entry.version for entry in proto.opset_import if entry.domain in STANDARD)
+    opset = next((entry.version for entry in proto.opset_import if entry.domain in STANDARD), None)
+    if opset is None:
+        raise ModelError("the model uses no operators of ONNX itself", code="opset")
     made = Trace(opset, static or PROBE, inputs, ports(proto.graph.output))
     if isinstance(model, Loaded):
         made.constants.update(model.weights)
@@ -195,7 +176,7 @@ class _Walk:
             return
         inferred = self._infer(node)
         try:
-            _refuse_giants(inferred)
+            refuse_giants(inferred)
             if self._shape_only(node):
                 self._fold(node, {node.input[0]: self._dummy(node.input[0])}, inferred)
             elif self._foldable(node):
@@ -214,7 +195,7 @@ class _Walk:
     def _learn(self, name: str, kind: TypeProto) -> None:
         self.types[name] = kind
         self.made.dtypes[name] = kind.tensor_type.elem_type
-        if (shape := _static(kind)) is not None:
+        if (shape := static_shape(kind)) is not None:
             self.made.shapes[name] = shape
 
     def _shape_only(self, node: NodeProto) -> bool:
@@ -257,63 +238,25 @@ class _Walk:
     def _fold(self, node: NodeProto, given: Mapping[str, Array], inferred: Mapping[str, TypeProto]) -> None:
         """Run `node` and keep what it makes as constants."""
         most = self.options.limits.fold_bytes
-        _check_size(node, inferred, most)
+        check_size(node, inferred, most)
         try:
             with np.errstate(all="ignore"):
-                made = _evaluate(node, given, self.made.opset)
+                made = evaluate(node, given, self.made.opset)
+        except MemoryError:
+            hint = "raise the limit memory_bytes"
+            raise ModelError("there is no memory to compute this constant", hint=hint, code="memory-limit") from None
         except Exception as error:  # the evaluator raises whatever numpy and its own kernels do
             raise ModelError(f"this constant cannot be computed: {error}", code="fold") from None
         if (size := sum(array.nbytes for array in made.values())) > most:
-            raise _too_large(f"takes {size} bytes", most)
+            raise too_large(f"takes {size} bytes", most)
         self.made.constants.update(made)
         if self.made.sized.intersection(node.input) or (self.dynamic and self._shape_only(node)):
             self.made.sized.update(made)
 
 
-def _evaluate(node: NodeProto, given: Mapping[str, Array], opset: int) -> dict[str, Array]:
-    """What `node` makes; wrapped into a model, because the evaluator takes a bare node for one of the newest opset."""
-    inputs = [ValueInfoProto(name=name) for name in given]
-    outputs = [ValueInfoProto(name=name) for name in node.output if name]
-    graph = helper.make_graph([node], "fold", inputs, outputs)
-    newer = 19 if node.op_type in ("DequantizeLinear", "QuantizeLinear") else 0  # it knows no older form, which is the same
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", max(opset, newer))])
-    made = ReferenceEvaluator(model).run(None, dict(given))
-    return {value.name: np.asarray(array) for value, array in zip(outputs, made, strict=True)}
-
-
-def _check_size(node: NodeProto, inferred: Mapping[str, TypeProto], most: int) -> None:
-    """Refuse to fold what could be large, before it is."""
-    for name in filter(None, node.output):
-        shape = _static(inferred[name]) if name in inferred else None
-        if shape is None:
-            raise ModelError("the size of this constant cannot be told before computing it", code="fold-size")
-        if (size := math.prod(shape) * 8) > most:
-            raise _too_large(f"{list(shape)} takes up to {size} bytes", most)
-
-
-def _refuse_giants(inferred: Mapping[str, TypeProto]) -> None:
-    for shape in filter(None, map(_static, inferred.values())):
-        if math.prod(shape) > LARGEST_VALUE:
-            raise ModelError(f"the value {list(shape)} has more than {LARGEST_VALUE} elements", code="value-size")
-
-
-def _too_large(what: str, most: int) -> ModelError:
-    return ModelError(f"this constant {what}, more than {most}", hint="raise the limit fold_bytes", code="fold-size")
-
-
 def _control_flow(node: NodeProto) -> ModelError:
     hint = "export without control flow: torch.onnx.export with fixed sizes, or onnxsim"
     return ModelError(f"the operator {node.op_type} is not supported", hint=hint, code="control-flow")
-
-
-def _static(kind: TypeProto) -> Shape | None:
-    tensor = kind.tensor_type
-    if not kind.HasField("tensor_type") or not tensor.HasField("shape"):
-        return None
-    dims = tensor.shape.dim
-    if any(not d.HasField("dim_value") or d.dim_value < 0 for d in dims):
-        return None
-    return tuple(int(d.dim_value) for d in dims)
 
 
 def _standard(node: NodeProto) -> bool:

@@ -23,6 +23,12 @@ from .options import Limits, Options
 if TYPE_CHECKING:
     from .build import Import
 
+PATIENCE = 4
+"""Seconds of time per second of processor that reading a model may take, against one that sleeps."""
+
+STARVED, FAILED = 1, 2
+"""How a child exits that found no memory even for its answer, and one that failed otherwise."""
+
 LENGTH = 8
 LARGEST_HEADER = 2**30
 DTYPES = {"float32", "float64", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "bool"}
@@ -65,7 +71,8 @@ def unframed(read: Read) -> dict[str, Any]:
 def options_to_json(options: Options) -> dict[str, Any]:
     """Plain data."""
     shapes = {name: [int(size) for size in shape] for name, shape in options.shapes.items()}
-    return {"batched": options.batched, "shapes": shapes, "limits": asdict(options.limits)}
+    limits = {name: int(value) for name, value in asdict(options.limits).items()}
+    return {"batched": bool(options.batched), "shapes": shapes, "limits": limits}
 
 
 def options_from_json(made: Mapping[str, Any]) -> Options:

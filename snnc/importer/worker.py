@@ -27,13 +27,20 @@ from snnc.ir import Array
 from .build import Import, build
 from .files import model_digest, open_model
 from .options import Limits, Options
-from .wire import array_bytes, error_to_json, framed, import_to_json, options_from_json, unframed
+from .wire import (
+    FAILED,
+    PATIENCE,
+    STARVED,
+    array_bytes,
+    error_to_json,
+    framed,
+    import_to_json,
+    options_from_json,
+    unframed,
+)
 
 BEYOND = 2**31 - 1
 """Seconds that no timer is set beyond."""
-
-WALL = 4
-"""Seconds of time per second of processor that a child may take, against one that sleeps."""
 
 
 def examine_here(path: str, options: Options) -> Import:
@@ -43,7 +50,7 @@ def examine_here(path: str, options: Options) -> Import:
         ModelError: the file is no readable model.
     """
     loaded = open_model(path, options)
-    made = build(loaded, options)  # type: ignore[arg-type]
+    made = build(loaded, options)
     return Import(made.graph, made.findings, loaded.notes + made.notes)
 
 
@@ -92,7 +99,7 @@ def limit(limits: Limits) -> None:
             resource.setrlimit(kind, (min(soft, 2**63 - 1), min(hard, 2**63 - 1)))
         except (ValueError, OSError):
             continue
-    signal.alarm(min(limits.cpu_seconds * WALL, BEYOND))
+    signal.alarm(min(limits.cpu_seconds * PATIENCE, BEYOND))
 
 
 def serve(control: socket.socket) -> None:
@@ -135,7 +142,7 @@ def _receive(control: socket.socket) -> tuple[dict[str, Any], int] | None:
 
 def _child(request: dict[str, Any], answer: int, control: socket.socket) -> NoReturn:
     """Answer one request; the end of this process is the end of the answer."""
-    code = 1
+    code = FAILED
     try:
         _quiet(control)
         sys.dont_write_bytecode = True
@@ -147,6 +154,8 @@ def _child(request: dict[str, Any], answer: int, control: socket.socket) -> NoRe
                 while done < len(part):
                     done += file.write(part[done:]) or 0
         code = 0
+    except MemoryError:
+        code = STARVED
     finally:
         os._exit(code)
 

@@ -56,7 +56,13 @@ class Draft:
             parts = self.parts.get(node.name, [])
             own = {part.name for part in parts}
             for part in parts or [node]:
-                inputs = tuple(i if i in own else self._turn.get(i, i) for i in part.inputs)
+                inputs = tuple(i if i in own else self._now(i) for i in part.inputs)
                 nodes.append(replace(part, inputs=inputs))
-        outputs = {user: self._turn.get(name, name) for user, name in self.graph.outputs.items()}
+        outputs = {user: self._now(name) for user, name in self.graph.outputs.items()}
         return self.graph.edit(nodes, params=self.params, outputs=outputs, constraints=self.constraints)
+
+    def _now(self, name: str) -> str:
+        """What is read in the end instead of the value `name`."""
+        while self._turn.get(name, name) != name:
+            name = self._turn[name]
+        return name

@@ -121,6 +121,22 @@ class Constraint:
             out = np.where(self.mask, out, np.float32(0))
         return out.astype(np.float32)
 
+    def times(self, param: Array, factor: Array) -> tuple[Array, Constraint | None]:
+        """`param * factor`, float32, and the constraint that it obeys: levels stay levels, their step is multiplied.
+
+        None for that where the factors of one row (first axis) of the param differ in size: no grid holds them.
+        """
+        if self.bits is None or self.scale is None:
+            return np.asarray(param * factor, np.float32), self
+        rows = np.abs(np.broadcast_to(factor, param.shape)).reshape(len(param) if param.ndim else 1, -1)
+        most = rows.max(axis=1)
+        if not ((rows == 0) | (rows == most[:, None])).all() or not (most > 0).all():
+            return np.asarray(param * factor, np.float32), None
+        size = most[0] if (most == most[0]).all() else most.reshape(-1, *[1] * (param.ndim - 1))
+        step = np.asarray(self.scale * size, np.float32)
+        levels = np.rint(param / self.scale) * np.sign(factor)
+        return np.asarray(levels * step, np.float32), Constraint(self.bits, step, self.mask)
+
 
 def frozen(array: Array) -> Array:
     """A contiguous, write-protected array; copies unless it is one already."""

@@ -51,7 +51,8 @@ def chained(graph: Graph, neurons: Container[str]) -> frozenset[str]:
     """The values between two layers where neurons are missing, were those of `neurons` (names) neurons.
 
     A layer, or a sum or scale of what layers make, that another layer with neurons behind reads through wiring and
-    pools: synapses do not chain.
+    pools: synapses do not chain. A scale is no layer, as it goes into the one before it, unless more than a change of
+    shape lies between (a batch norm behind a concatenation, DenseNet).
     """
     signed: set[str] = set()
     for node in graph.nodes:
@@ -64,9 +65,18 @@ def chained(graph: Graph, neurons: Container[str]) -> frozenset[str]:
             driving.update(graph.values(node))
     found: set[str] = set()
     for node in graph.nodes:
-        if node.op in LAYERS and node.name in driving:
+        if node.name in driving and (
+            node.op in LAYERS or (node.op == "scale" and _joins(graph, graph.values(node)[0]))
+        ):
             found |= {name for name in _sources(graph, graph.values(node)[0]) if name in signed}
     return frozenset(name for name in found if name not in neurons)
+
+
+def _joins(graph: Graph, name: str) -> bool:
+    """Whether the value `name` is wiring that does more than change the shape, or a pool."""
+    if name not in graph or graph[name].op not in (*WIRING, "concat", "avgpool", "mix"):
+        return False
+    return graph[name].op not in ("reshape", "transpose") or _joins(graph, graph.values(graph[name])[0])
 
 
 def _sources(graph: Graph, name: str) -> list[str]:

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from snnc.ir import LINEAR, WEIGHTED, Array, Graph, Node, TensorType, attr_ints, roles
+from snnc.ir import LINEAR, WEIGHTED, WIRING, Array, Graph, Node, TensorType, attr_ints, roles
 
 from .torch import KERNELS, exact, forward, tensors, to_tensor
 
@@ -88,11 +88,18 @@ def macs(graph: Graph) -> dict[str, int]:
         for node in graph.nodes:
             shapes = [graph.type(name).shape for name in graph.values(node)]
             if node.op in (*WEIGHTED, "mix"):
-                events = _events(graph, node, [torch.ones(1, *shape) for shape in shapes])
+                events = _events(graph, node, [_present(graph, name) for name in graph.values(node)])
                 found[node.name] = int(events.sum(dtype=torch.float64))
             elif node.op == "matmul":
                 found[node.name] = math.prod(node.type.shape) * shapes[0][-1]
     return found
+
+
+def _present(graph: Graph, name: str) -> Tensor:
+    """1 for every element of the value `name` that carries something, 0 where a pad put zeros; [1, ...]."""
+    if name in graph and graph[name].op in WIRING:
+        return _events(graph, graph[name], [_present(graph, value) for value in graph.values(graph[name])])
+    return torch.ones(1, *graph.type(name).shape)
 
 
 def fan_in(graph: Graph) -> dict[str, int]:

@@ -15,6 +15,7 @@ from snnc.errors import PipelineError, TargetError
 from snnc.ir import Graph, Stage
 from snnc.passes import (
     BiasPerStep,
+    DropRounding,
     FoldBatchNorm,
     LimitFanIn,
     PoolNeurons,
@@ -101,6 +102,7 @@ class DynapSim(Target):
     def pipeline(self) -> Pipeline:
         return Pipeline(
             FoldBatchNorm(),
+            DropRounding(),
             Rectify(),
             ReplaceActivation(),
             ReplaceMaxPool(),

@@ -296,8 +296,12 @@ REASONS: Mapping[str, Callable[[Case, str], bool]] = {
     ),
     "one scale for every block of an axis": _says("in blocks"),
     "the places of the maxima are asked for, not only the maxima": _says("output 1 of MaxPool"),
-    "an input or a value without any number in it": lambda case, why: _empty(case) or _says("makes nothing")(case, why),
-    "an embedding: its input is a list of row numbers": _says("indices of Gather"),
+    "an input or a value without any number in it": lambda case, why: (
+        _empty(case) or re.search(r"makes nothing|sizes=.*\b0\)", why) is not None
+    ),
+    "an embedding: its input is a list of row numbers": _says("of Gather"),
+    "a constant state for each sample of the batch": _says("of Concat differs from sample to sample"),
+    "a 3-D conv in groups": _says("Conv over 3-D images"),
     "the slopes of PRelu before opset 7, by channel": _says("of PRelu does not fit"),
 }
 """Reason -> who belongs to it, the first that fits."""

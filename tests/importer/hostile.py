@@ -197,7 +197,7 @@ def containers() -> None:
     ]:
         add("container", name, code, content)
     for part in (1, 10, 50, 90, 99):
-        add("container", f"cut-{part}", "not-onnx tensor-size standard unknown-value", good[: len(good) * part // 100])
+        add("container", f"cut-{part}", "not-onnx", good[: len(good) * part // 100])
     add("container", "zip", "not-onnx", _zip)
     add("container", "is-a-folder", "not-a-file", lambda folder: (folder / "model.onnx").mkdir())
     add("container", "is-a-pipe", "not-a-file", lambda folder: os.mkfifo(folder / "model.onnx"))
@@ -466,10 +466,11 @@ def bombs() -> None:
     for name, (made, code) in live.items():
         add("bomb", name, code, made)
     functions()
-    add("bomb", "nested-if-7", "any", nested(7))
+    add("bomb", "nested-if-3", "control-flow", nested(3))
+    add("bomb", "nested-if-8", "nesting", nested(8))
     add("bomb", "nested-if-20", "nesting", nested(20))
     add("bomb", "nested-if-3000", "not-onnx", nested_bytes(3000))
-    add("bomb", "loop", "any", loop())
+    add("bomb", "loop", "control-flow", loop())
     add("bomb", "chain-120000", "too-many-nodes", chain(120_000))
     add("bomb", "name-4mb", "name-length", model([node("Relu", "x", "y", name="n" * 2**22)]))
     add("bomb", "value-name-2kb", "name-length", model([node("Relu", "x", "v" * 2048), node("Relu", "v" * 2048, "y")]))
@@ -515,10 +516,8 @@ def nested_bytes(depth: int) -> bytes:
 
 def loop() -> ModelProto:
     """2**62 rounds."""
-    ends = [
-        helper.make_tensor_value_info(n, k, s)
-        for n, k, s in (("i", I64, []), ("t", TensorProto.BOOL, []), ("a", F, ["N", 4]))
-    ]
+    ends = [helper.make_tensor_value_info(name, kind, []) for name, kind in (("i", I64), ("t", TensorProto.BOOL))]
+    ends.append(helper.make_tensor_value_info("a", F, ["N", 4]))
     outs = [helper.make_tensor_value_info("t2", TensorProto.BOOL, []), helper.make_tensor_value_info("a2", F, ["N", 4])]
     body = helper.make_graph([node("Identity", "t", "t2"), node("Relu", "a", "a2")], "body", ends, outs)
     return model([node("Loop", "m t0 x", "y", body=body)], {"m": np.int64(2**62), "t0": np.array(True)})
@@ -597,7 +596,7 @@ def graphs() -> None:
         "outputs-twice": (edited(lambda m: m.graph.output.append(m.graph.output[0])), "duplicate-name"),
         "no-op-type": (model([node("", "x", "y")]), "any"),
         "unknown-op": (model([node("Explode", "x", "y")]), "standard"),
-        "unknown-domain": (model([node("Relu", "x", "y", domain="com.evil")]), "standard"),
+        "unknown-domain": (model([node("Relu", "x", "y", domain="com.evil")]), "foreign-operator"),
         "foreign-op": (
             model(
                 [node("Relu", "x", "y", domain="com.evil")],
@@ -659,8 +658,8 @@ def graphs() -> None:
         "matmul-sizes": (dense(weights(5, 3)), "any"),
         "gemm-1d": (model([node("Gemm", "x w", "y")], {"w": weights(4)}), "any"),
         "add-sizes": (model([node("Add", "x w", "y")], {"w": weights(3)}), "any"),
-        "conv-group-0": (conv(weights(3, 3, 3, 3), group=0), "any"),
-        "conv-group-negative": (conv(weights(3, 3, 3, 3), group=-1), "any"),
+        "conv-group-0": (conv(weights(3, 3, 3, 3), group=0), "group"),
+        "conv-group-negative": (conv(weights(3, 3, 3, 3), group=-1), "group"),
         "conv-group-huge": (conv(weights(3, 3, 3, 3), group=2**62), "any"),
         "conv-group-2": (conv(weights(3, 3, 3, 3), group=2), "any"),
         "conv-channels": (conv(weights(4, 5, 3, 3)), "any"),
@@ -756,6 +755,17 @@ def norm(gamma: Any = 1.0, mean: Any = 0.0, var: Any = 1.0, outputs: str = "y", 
     return image(node("BatchNormalization", "x g b m v", outputs, **attrs), consts=consts, opset=15)
 
 
+SEMANTIC = {
+    **dict.fromkeys(("bn-no-variance", "bn-negative-variance", "bn-negative-epsilon", "bn-nan-epsilon"), "variance"),
+    **dict.fromkeys(("bn-nan-mean", "bn-inf-mean", "bn-nan-gamma", "bn-nan-variance"), "nan-weight"),
+    **dict.fromkeys(
+        ("prelu-nan", "add-nan", "mul-inf", "folded-nan", "folded-inf", "quantize-scale-nan"), "nan-weight"
+    ),
+    **dict.fromkeys(("bn-training", "dropout-training"), "training-mode"),
+    **dict.fromkeys(("random-normal", "random-like", "random-uniform", "bernoulli"), "unsupported-operator"),
+}
+
+
 def semantics() -> None:
     """Statistics, bounds and modes that no inference has."""
     nan, inf = float("nan"), float("inf")
@@ -797,7 +807,7 @@ def semantics() -> None:
             {"s": np.float32(nan), "z": np.uint8(0)},
         ),
     }.items():
-        add("semantic", name, "nan-weight" if name == "folded-nan" else "any", made)
+        add("semantic", name, SEMANTIC.get(name, "any"), made)
 
 
 # --- weights outside the model
@@ -839,7 +849,7 @@ def externals() -> None:
         "device": "/dev/zero",
         "slashes": "//etc/passwd",
     }.items():
-        add("external", name, "external-escape external-special", outside({"location": location}))
+        add("external", name, "external-escape", outside({"location": location}))
     add("external", "missing", "external-missing", outside({"location": "none.bin"}))
     add("external", "long", "external-missing external-escape", outside({"location": "a" * 5000}))
     add("external", "home", "external-missing", outside({"location": "~/.ssh/id_rsa"}))

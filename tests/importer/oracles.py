@@ -27,7 +27,7 @@ from snnc.sim.torch import run
 
 from .grammar import Sample
 
-EXACT = ["fold-batchnorm"]
+EXACT = ["fold-batchnorm", "rectify"]
 """Passes that leave the function of an imported network as it is."""
 
 STEPS: Mapping[str, Callable[[Graph], Graph]] = {
@@ -61,9 +61,13 @@ BLIND: Mapping[str, Callable[[NodeProto, int], bool]] = {
     "AveragePool with ceil_mode: windows begin too early": lambda n, opset: (
         n.op_type == "AveragePool" and _attribute(n, "ceil_mode", 0) > 0
     ),
-    "1-D MaxPool: fails with some pads": lambda n, opset: (
+    "1-D MaxPool: fails, or another size, with pads": lambda n, opset: (
         n.op_type == "MaxPool" and len(_attribute(n, "kernel_shape", [])) == 1
     ),
+    "MaxPool with SAME_LOWER: another size, or padded behind": lambda n, opset: (
+        n.op_type == "MaxPool" and _attribute(n, "auto_pad", b"") == b"SAME_LOWER"
+    ),
+    "MaxPool with pads above 1: fails": lambda n, opset: n.op_type == "MaxPool" and max(_attribute(n, "pads", [0])) > 1,
     "1-D GlobalMaxPool: the maximum of all channels": lambda n, opset: n.op_type == "GlobalMaxPool",
 }
 """What onnx 1.23's reference evaluator does not compute as the standard says, and the nodes that it concerns."""

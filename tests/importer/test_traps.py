@@ -90,6 +90,27 @@ TRAPS: Mapping[str, Trap] = {
         {"g": floats(1, -2), "b": floats(0, 10), "m": floats(2, 1), "v": floats(3, 3)},
         9,
     ),
+    # weights (4 - 1) * 0.5 and (3 - 1) * 0.5, norms -1.5 * (3 - 1) + 0.5 and 1 * (3 - 1) + 0.5: 1.5 * -2.5 + 1 * 2.5;
+    # the norm cannot go into the weights: -2.25 is no whole number of their steps
+    "batch norm in front of a quantised weight": Trap(
+        [
+            ("Relu", "x", "r"),
+            ("BatchNormalization", "r g b m v", "n", {"epsilon": 1.0}),
+            ("DequantizeLinear", "q s z", "w"),
+            ("Conv", "n w", "y"),
+        ],
+        [[[3.0]], [[3.0]]],
+        [[[-1.25]]],
+        {
+            "g": floats(-3, 2),
+            "b": floats(0.5, 0.5),
+            "m": floats(1, 1),
+            "v": floats(3, 3),
+            "q": np.array([4, 3], np.int8).reshape(1, 2, 1, 1),
+            "s": np.float32(0.5),
+            "z": np.int8(1),
+        },
+    ),
     # conv gives -1 everywhere, relu 0, the matrix 0, what is left is the last bias
     "dead layer": Trap(
         [("Conv", "x w b", "c"), ("Relu", "c", "r"), ("Flatten", "r", "f"), ("Gemm", "f k l", "y")],
@@ -116,9 +137,9 @@ TRAPS: Mapping[str, Trap] = {
     "ceil_mode of an average": Trap(
         [pooled("AveragePool", kernel=2, stride=2, ceil_mode=1)], row(1, 2, 3, 4, 5), row(1.5, 3.5, 5)
     ),
-    # ceil((3 + 1 - 2) / 3) + 1 = 2 windows, but the second would begin at 3, in the padding, and is dropped
+    # ceil((3 + 1 - 2) / 3) + 1 = 2 windows, but the second would begin at 3, in the padding: opset 22 says to drop it
     "ceil_mode drops a window in the padding": Trap(
-        [pooled("MaxPool", kernel=2, stride=3, pads=(0, 1), ceil_mode=1)], row(1, 2, 3), row(2)
+        [pooled("MaxPool", kernel=2, stride=3, pads=(0, 1), ceil_mode=1)], row(1, 2, 3), row(2), opset=22
     ),
     # windows (0,1) (2,3) (4,0), all divided by 2
     "count_include_pad": Trap(

@@ -218,3 +218,36 @@ def test_a_dead_input_is_no_problem() -> None:
 def test_golden_limit_fan_in(golden: Golden) -> None:
     graph = network()
     golden(to_text(graph) + "\n" + to_text(limited(graph, data(orthogonal()), 3)[0]))
+
+
+def branches(skip: bool = True, second: int = 0) -> Graph:
+    """Neurons onto which a layer of 12 inputs, perhaps a skip and perhaps a second layer converge."""
+    rng = np.random.default_rng(0)
+    b = Builder({"x": (12,)}, 4)
+    b("current", "encode", "x")
+    parts = [b("wide", "dense", "current", weight=rng.normal(size=(12, 12)))]
+    if skip:
+        parts.append(b("skip", "scale", "current", factor=2.0))
+    if second:
+        few = b("few", "slice", "current", starts=(0,), sizes=(second,), steps=(1,))
+        parts.append(b("narrow", "dense", few, weight=rng.normal(size=(12, second))))
+    b("lif", "lif", b("sum", "add", *parts))
+    return b.graph(b("count", "decode", "lif"))
+
+
+@pytest.mark.parametrize(
+    ("skip", "second", "wide", "narrow"),
+    [(True, 0, 7, None), (False, 2, 6, 2), (True, 2, 5, 2), (True, 11, 4, 3), (False, 11, 4, 4)],
+)
+def test_what_meets_at_a_neuron_shares_its_connections(skip: bool, second: int, wide: int, narrow: int | None) -> None:
+    graph = branches(skip, second)
+    new, _ = limited(graph, data(np.random.default_rng(1).normal(size=(64, 12))), 8)
+    assert fan_in(new) == {"lif": 8}
+    kept = {n: int((new.params[f"{n}.weight"] != 0).sum(axis=1).max()) for n in ("wide", "narrow") if n in new}
+    assert kept == {"wide": wide} | ({} if narrow is None else {"narrow": narrow})
+    assert LimitFanIn(8).run(new, Context()) is new
+
+
+def test_a_skip_that_takes_all_leaves_nothing() -> None:
+    with pytest.raises(PipelineError, match="not one input fits into a fan-in of 1, 1 taken"):
+        limited(branches(), data(np.ones((4, 12))), 1)

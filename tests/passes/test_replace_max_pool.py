@@ -50,3 +50,11 @@ def test_an_average_name_that_is_taken_is_avoided() -> None:
     b("pool1", "maxpool", "pool1.average")
     new = ReplaceMaxPool().run(b.graph("pool1"), Context())
     assert [n.op for n in new.nodes] == ["relu", "avgpool", "relu"]
+
+
+def test_a_pool_of_the_raw_input_stays_on_the_host() -> None:
+    b = Builder({"x": (1, 4, 4)})
+    b("pool1", "maxpool", "x")
+    b("flat", "reshape", "pool1", shape=(4,))
+    graph = b.graph(b("dense1", "dense", "flat", weight=np.ones((1, 4))))
+    assert ReplaceMaxPool().run(graph, Context()) is graph

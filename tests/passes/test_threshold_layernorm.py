@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,8 @@ import pytest
 from snnc.data import Data
 from snnc.errors import GraphError, PipelineError
 from snnc.ir import Array, Graph, Stage, to_text, verify
-from snnc.passes import BiasPerStep, FoldBatchNorm, PoolNeurons, ThresholdLayerNorm
-from snnc.passes.threshold_layernorm import upper_bounds
+from snnc.passes import PASSES, BiasPerStep, FoldBatchNorm, PoolNeurons, ThresholdLayerNorm
+from snnc.passes.threshold_layernorm import HINTS, upper_bounds
 from snnc.pipeline import Context
 from snnc.sim.reference import run
 from tests.conftest import Golden
@@ -315,3 +316,99 @@ def test_many_steps_approach_the_analog_network(model: Callable[[], Graph], code
     assert errors[1] < errors[0] / 3
     assert errors[2] < errors[1] / 3
     assert errors[2] < 0.01
+
+
+def test_hints_name_the_passes_that_say_so_themselves() -> None:
+    declared = {op: name for name, cls in PASSES.items() for op in getattr(cls, "rewrites", {})}
+    assert {**declared, "batchnorm": "fold-batchnorm"} == HINTS
+
+
+def pre_and_post() -> Graph:
+    """Analog before the first layer, wiring between, and a sigmoid with more behind it at the end."""
+    rng = np.random.default_rng(0)
+    b = Builder({"x": (4, 4, 2)})
+    b("turned", "transpose", "x", perm=(2, 0, 1))
+    b("norm", "scale", "turned", factor=0.5, bias=-0.1)
+    b("squashed", "tanh", "norm")
+    b("relu1", "relu", b("conv1", "conv", "squashed", weight=rng.normal(size=(3, 2, 3, 3)), bias=[0.1, 0, 0.2]))
+    b("mirrored", "slice", "relu1", starts=(0, 0, 1), sizes=(3, 2, 2), steps=(1, 1, -1))
+    b("flat", "reshape", "mirrored", shape=(12,))
+    b("relu2", "relu", b("dense1", "dense", "flat", weight=rng.normal(size=(6, 12)) / 3))
+    b("scores", "dense", "relu2", weight=rng.normal(size=(3, 6)))
+    b("share", "sigmoid", "scores")
+    b("dense2", "dense", "share", weight=np.eye(3), bias=[1, 2, 3])
+    return b.graph(b("both", "add", "dense2", "scores"), "norm")
+
+
+def test_both_ends_stay_on_the_host() -> None:
+    graph = pre_and_post()
+    new, notes = lowered(graph, steps=256, percentile=100.0)
+    analog = {n.name for n in new.nodes if n.type.kind == "analog" and n.op != "decode"}
+    assert analog == {"turned", "norm", "squashed", "share", "dense2", "both"}
+    assert [n.inputs[0] for n in new.nodes if n.op == "encode"] == ["squashed"]
+    assert new.outputs["out_norm"] == "norm"
+    assert "on the host, behind a function that is not linear: dense2" in notes
+    x = data_for(graph).train.x()
+    expected = run(graph, {"x": x})
+    for name, array in run(even(new), {"x": x}).items():
+        np.testing.assert_allclose(array, expected[name], atol=0.2)
+
+
+def test_a_constant_is_encoded_where_neurons_read_it() -> None:
+    b = Builder({"x": (3,)})
+    b("offset", "constant", value=[1.0, -1.0, 0.5])
+    b("relu1", "relu", b("sum", "add", b("dense1", "dense", "x", weight=np.eye(3)), "offset"))
+    graph = b.graph(b("dense2", "dense", "relu1", weight=np.eye(3)))
+    new, _ = lowered(graph, steps=128, percentile=100.0)
+    assert {n.inputs[0] for n in new.nodes if n.op == "encode"} == {"x", "offset"}
+    x = data_for(graph).train.x()
+    np.testing.assert_allclose(only(new, x), only(graph, x), atol=0.05)
+
+
+@pytest.mark.parametrize(
+    ("op", "attrs", "shape"),
+    [
+        ("transpose", {"perm": (1, 2, 0)}, (4, 4, 2)),
+        ("slice", {"starts": (1, 0, 0), "sizes": (1, 2, 4), "steps": (1, 2, 1)}, (1, 2, 4)),
+        ("pad", {"pads": (0, 1, 0, 0, 0, 1), "interior": (0, 1, 0)}, (2, 8, 5)),
+        ("gather", {"axis": 0, "index": (1, 1, 0)}, (3, 4, 4)),
+        ("expand", {"shape": (2, 4, 4)}, (2, 4, 4)),
+    ],
+)
+def test_worths_pass_all_wiring(op: str, attrs: dict[str, Any], shape: tuple[int, ...]) -> None:
+    b = Builder({"x": (2, 4, 4)})
+    b("relu1", "relu", "x")
+    b("wire", op, "relu1", **attrs)
+    b("relu2", "relu", b("conv1", "conv", "wire", weight=np.ones((2, shape[0], 1, 1))))
+    b("flat", "reshape", "relu2", shape=(2 * shape[1] * shape[2],))
+    graph = b.graph(b("dense1", "dense", "flat", weight=np.ones((2, 2 * shape[1] * shape[2]))))
+    new, _ = lowered(graph)
+    assert not any(n.op == "scale" for n in new.nodes)
+    np.testing.assert_allclose(new.params["conv1.weight"], new.params["relu1.theta"])
+
+
+def test_a_worth_stays_where_weights_would_need_two() -> None:
+    """Two layers side by side in one channel of an image, before a convolution."""
+    b = Builder({"x": (1, 2, 2)})
+    b("relu1", "relu", "x")
+    b("scaled", "scale", "x", factor=3)
+    b("relu2", "relu", "scaled")
+    b("both", "concat", "relu1", "relu2", axis=1)
+    b("relu3", "relu", b("conv1", "conv", "both", weight=np.ones((1, 1, 2, 2))))
+    graph = b.graph(b("dense1", "dense", b("flat", "reshape", "relu3", shape=(3,)), weight=np.ones((2, 3))))
+    new, _ = lowered(graph)
+    assert {n.name for n in new.nodes if n.op == "scale"} == {"scaled", "relu1.worth", "relu2.worth"}
+    np.testing.assert_array_equal(new.params["conv1.weight"], 1)
+
+
+def test_weights_that_two_layers_share_are_told_apart() -> None:
+    b = Builder({"x": (3,)})
+    b("relu1", "relu", "x")
+    b("left", "dense", "relu1", weight=np.ones((3, 3)))
+    b("relu2", "relu", "left")
+    graph = b.graph(b("right", "dense", "relu2", weight=np.ones((3, 3))))
+    tied = graph.edit([replace(n, inputs=("relu2", "left.weight")) if n.name == "right" else n for n in graph.nodes])
+    new, _ = lowered(tied, steps=256, percentile=100.0)
+    assert len({n.inputs[1] for n in new.nodes if n.op == "dense"}) == 2
+    x = data_for(graph).train.x()
+    np.testing.assert_allclose(only(new, x), only(graph, x), atol=0.2)

@@ -1,8 +1,9 @@
-"""One way to ask any executor for all its spikes."""
+"""One way to ask any executor for all its spikes; both ways to compute one op, held against each other."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,7 +11,8 @@ import torch
 from snnc.ir import Array, Graph
 from snnc.sim import reference
 from snnc.sim.stepper import Stepper
-from snnc.sim.torch import exact, forward, tensors, to_tensor
+from snnc.sim.torch import exact, forward, run, tensors, to_tensor
+from tests.graphs import Builder
 
 Trace = Callable[[Graph, Mapping[str, Array]], dict[str, Array]]
 
@@ -47,3 +49,19 @@ def by_stepper(graph: Graph, x: Mapping[str, Array]) -> dict[str, Array]:
 
 
 EXECUTORS: Mapping[str, Trace] = {"reference": by_reference, "torch": by_torch, "stepper": by_stepper}
+
+
+def agree(graph: Graph, seed: int = 0) -> dict[str, Array]:
+    """Both executors' outputs on two random samples, which must agree; the reference's."""
+    rng = np.random.default_rng(seed)
+    x = {name: rng.normal(size=(2, *kind.shape)).astype(np.float32) for name, kind in graph.inputs.items()}
+    expected = reference.run(graph, x)
+    made = run(graph, x)
+    for name, array in expected.items():
+        np.testing.assert_allclose(made[name], array, rtol=1e-5, atol=1e-5)
+    return x | expected
+
+
+def build(op: str, *shapes: tuple[int, ...], **parts: Any) -> Graph:
+    b = Builder({f"x{i}": shape for i, shape in enumerate(shapes)})
+    return b.graph(b("y", op, *b.inputs, **parts))

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from snnc.ir import Constraint, Graph, Stage
-from snnc.sim.cost import arriving, fan_in, measure, multiplicity
+from snnc.sim.cost import arriving, fan_in, macs, measure, multiplicity
 from tests.graphs import Builder, lenet, spiking
 
 
@@ -79,8 +79,8 @@ def test_input_layer_counts_as_macs_and_the_teacher_too() -> None:
     assert cost.synops == 4
     assert cost.synapses == 3
     assert cost.weights == 5
-    # conv 3x3 with pads on 8x8: 6x6 inner, 24 edges, 4 corners, 3 channels; dense 48 x 6 behind 2x2 pools; read-out
-    assert cost.ann_macs == 3 * (36 * 9 + 24 * 6 + 4 * 4) + 6 * 48 * 4 + 24
+    # conv 3x3 with pads on 8x8: 6x6 inner, 24 edges, 4 corners, 3 channels; dense 48 x 6; read-out
+    assert cost.ann_macs == 3 * (36 * 9 + 24 * 6 + 4 * 4) + 6 * 48 + 24
 
 
 def test_masked_connections_cost_nothing_but_zero_weights_within_a_mask_do() -> None:
@@ -148,3 +148,73 @@ def test_shared_weights_are_stored_once() -> None:
     nodes = [n if n.name != "two" else type(n)("two", "dense", ("lif", "one.weight")) for n in graph.nodes]
     assert measure(graph, None, np.ones((1, 2), np.float32)).weights == 8
     assert measure(graph.edit(nodes), None, np.ones((1, 2), np.float32)).weights == 4
+
+
+def test_macs_by_node() -> None:
+    """Layer by layer: what chains does not multiply, pools and sums cost none, neither do zeros."""
+    b = Builder({"x": (2, 4, 4)})
+    b("conv1", "conv", "x", weight=np.ones((3, 2, 3, 3)), pads=(1, 1, 1, 1))
+    b("conv2", "conv", "conv1", weight=np.ones((3, 1, 1, 1)), group=3)
+    b("pool", "avgpool", "conv2")
+    b("norm", "scale", "pool", factor=[1, 0, 2])
+    b("sum", "add", "norm", "pool")
+    b("large", "mix", "sum", weight=[[1, 0], [0.5, 0.5], [0, 1]], axis=1)
+    b("rows", "reshape", "large", shape=(9, 2))
+    b("turned", "transpose", "rows", perm=(1, 0))
+    b("gram", "matmul", "rows", "turned")
+    b("flat", "reshape", "gram", shape=(81,))
+    graph = b.graph(b("head", "dense", "flat", weight=np.ones((2, 81))))
+    assert macs(graph) == {
+        "conv1": 3 * 2 * (4 * 9 + 8 * 6 + 4 * 4),
+        "conv2": 3 * 16,
+        "norm": 8,
+        "large": 3 * 2 * 4,
+        "gram": 9 * 9 * 2,
+        "head": 162,
+    }
+
+
+def test_zeros_of_a_pad_cost_nothing() -> None:
+    b = Builder({"x": (1, 2, 2)})
+    b("spaced", "pad", "x", pads=(0, 1, 1, 0, 1, 1), interior=(0, 1, 1))
+    graph = b.graph(b("up", "conv", "spaced", weight=np.ones((3, 1, 2, 2))))
+    assert graph["up"].type.shape == (3, 4, 4)
+    assert macs(graph) == {"up": 3 * 4 * 4}, "every input reaches the four positions of the transposed kernel"
+
+
+def wired(*nodes: tuple[str, str, dict[str, Any]]) -> Graph:
+    """Neurons [2,3,4], the given wiring, and a layer that reads all of it."""
+    b = Builder({"x": (2, 3, 4)}, 1)
+    b("lif1", "lif", b("current", "encode", "x", code="first-step"))
+    at = "lif1"
+    for name, op, attrs in nodes:
+        at = b(name, op, at, **attrs)
+    size = int(np.prod(b.graph(b("probe", "decode", at))[at].type.shape))
+    b.nodes.pop()
+    b("dense", "dense", b("flat", "reshape", at, shape=(size,)), weight=np.ones((3, size)))
+    return b.graph(b("count", "decode", b("lif2", "lif", "dense", theta=99)))
+
+
+@pytest.mark.parametrize(
+    ("op", "attrs", "most", "connections"),
+    [
+        ("transpose", {"perm": (2, 0, 1)}, 1, 24),
+        ("slice", {"starts": (0, 2, 0), "sizes": (2, 2, 2), "steps": (1, -2, 1)}, 1, 8),
+        ("pad", {"pads": (1, 0, 0, 0, 0, 2), "interior": (0, 1, 0)}, 1, 24),
+        ("gather", {"axis": 1, "index": (0, 0, 0, 2)}, 1, 32),
+        ("mix", {"axis": 2, "weight": [[1, 0, 0, 0.5], [0, 0, 0, 1]]}, 2, 18),
+    ],
+)
+def test_wiring_costs_nothing_but_what_it_leads_on(op: str, attrs: dict[str, Any], most: int, connections: int) -> None:
+    graph = wired(("wire", op, attrs))
+    assert multiplicity(graph, "flat") == most
+    assert fan_in(graph)["lif2"] == connections
+    assert measure(graph, None, np.full((1, 2, 3, 4), 1.0, np.float32)).synops == connections * 3
+
+
+def test_repeated_values_count_as_often_as_they_are_read() -> None:
+    graph = wired(
+        ("one", "slice", {"starts": (0, 0, 0), "sizes": (2, 1, 4), "steps": (1, 1, 1)}),
+        ("wide", "expand", {"shape": (2, 5, 4)}),
+    )
+    assert fan_in(graph)["lif2"] == 40

@@ -11,10 +11,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from snnc.ir import OPS, Array, Graph
+from snnc.ir import OPS, Array
 from snnc.sim import reference
 from snnc.sim.torch import exact, run
 from tests.graphs import Builder, statistics
+from tests.sim import test_more_kernels
+from tests.sim.executors import agree, build
 
 window = st.fixed_dictionaries(
     {
@@ -25,22 +27,6 @@ window = st.fixed_dictionaries(
 )
 kernels = st.tuples(st.integers(1, 3), st.integers(1, 3))
 seeds = st.integers(0, 2**16)
-
-
-def agree(graph: Graph, seed: int = 0) -> dict[str, Array]:
-    """Both executors' outputs on two random samples, which must agree; the reference's."""
-    rng = np.random.default_rng(seed)
-    x = {name: rng.normal(size=(2, *kind.shape)).astype(np.float32) for name, kind in graph.inputs.items()}
-    expected = reference.run(graph, x)
-    made = run(graph, x)
-    for name, array in expected.items():
-        np.testing.assert_allclose(made[name], array, rtol=1e-5, atol=1e-5)
-    return x | expected
-
-
-def build(op: str, *shapes: tuple[int, ...], **parts: Any) -> Graph:
-    b = Builder({f"x{i}": shape for i, shape in enumerate(shapes)})
-    return b.graph(b("y", op, *b.inputs, **parts))
 
 
 def positions(size: tuple[int, int], kernel: tuple[int, int], w: dict[str, Any]) -> tuple[int, int]:
@@ -177,10 +163,11 @@ def test_integer_convolutions_are_exact_in_float32(seed: int) -> None:
     np.testing.assert_array_equal(run(graph, x)["out_y"], reference.run(graph, x)["out_y"])
 
 
-def test_the_kernels_of_this_file_are_all_there_are() -> None:
+def test_every_op_has_a_test_in_these_two_files() -> None:
     timed = {"encode", "lif", "decode"}
-    tested = {"conv", "local", "avgpool", "maxpool", "scale", "batchnorm", "softmax", "logsoftmax"}
-    assert set(OPS) == timed | tested | {"add", "concat", "reshape", "dense", "relu"}
+    here = {"conv", "local", "avgpool", "maxpool", "scale", "batchnorm", "softmax", "logsoftmax"}
+    here |= {"add", "concat", "reshape", "dense", "relu"}
+    assert set(OPS) == timed | here | test_more_kernels.TESTED
 
 
 def test_exact_switches_off_and_back_on() -> None:

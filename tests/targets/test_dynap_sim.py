@@ -283,7 +283,7 @@ def test_all_walls_are_listed_with_the_users_nodes() -> None:
     for node, op, origin in (("conv1", "conv", "Conv"), ("conv2", "conv", "Conv"), ("fc", "dense", "Gemm")):
         assert f"  - weight bits 6, the chip has 4\n      at: {node} ({op}), from /{node}/{origin}" in text
     assert "limit-fan-in{k=64}" not in text
-    assert "try: 'fold-batchnorm,rectify,replace-activation,replace-max-pool,separate-layers" in text
+    assert "try: 'fold-batchnorm,drop-rounding,rectify,replace-activation,replace-max-pool,separate-layers" in text
 
 
 def test_walls_stand_where_they_stand() -> None:

@@ -90,6 +90,12 @@ class Bench:
             name, view = node.inputs[0], longer
         return name, view
 
+    def given(self, name: str) -> bool:
+        """Whether `name` is an input of the graph, or a view of one."""
+        while (node := self.nodes.get(name)) is not None and node.op in VIEWS:
+            name = node.inputs[0]
+        return node is None
+
     def origins(self, name: str, root: str) -> tuple[str, ...]:
         """The origins of the views from `root` to `name`."""
         found: tuple[str, ...] = ()
@@ -170,19 +176,13 @@ class Bench:
         params: Mapping[str, Array] | None = None,
         attrs: Mapping[str, Attr] | None = None,
         origin: tuple[str, ...] = (),
-        before: tuple[str, ...] = (),
     ) -> None:
-        """Let `node` compute something else, of which `steps` make what it computed so far.
-
-        Args:
-            origin: of the steps.
-            before: origins that `node` takes on.
-        """
+        """Let `node` compute something else, of which `steps`, of this origin, make what it computed so far."""
         old, name = [*self.readers[node.name]], node.name
         held = [user for user, value in self.ends.items() if value == name]
-        self.put(node, values, op=op, params=params, attrs=attrs, origin=before)
-        for op_, attrs_ in steps:
-            name = self.add(op_, (name,), attrs_, origin)
+        self.put(node, values, op=op, params=params, attrs=attrs)
+        for view, how in steps:
+            name = self.add(view, (name,), how, origin)
         if name != node.name:
             self.ends |= dict.fromkeys(held, name)
             self.turn(node.name, name, old)

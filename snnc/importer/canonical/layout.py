@@ -1,4 +1,4 @@
-r"""Layout: views go down, against the order of the graph, until they meet their inverse or an op that has an order.
+r"""Layout: views (chains of reshapes and transposes) sink towards the outputs until they meet their inverse or stick.
 
     f(view(x))            ->  view'(f'(x))                 sink
     f(view(x), view(y))   ->  view'(f'(x, y))              join; also where the others take the inverse for nothing
@@ -56,7 +56,7 @@ def sink(bench: Bench, node: Node) -> bool:
     if len(values) != 1:
         return False
     root, view = bench.view(values[0])
-    if view.nothing or root in bench.graph.inputs:
+    if view.nothing or bench.given(root):
         return False
     new = moved(node, bench.arrays(node), view)
     if new is None:
@@ -70,8 +70,8 @@ def join(bench: Bench, node: Node) -> bool:
     """An op of several values is done before the view that they share, where that leaves fewer transposes."""
     values = bench.values(node)
     seen = [bench.view(value) for value in values]
-    before = _total(_count(view.steps()) for root, view in seen if root not in bench.graph.inputs)
-    for view in {v: None for root, v in seen if root not in bench.graph.inputs and not v.nothing}:
+    before = _total(_count(view.steps()) for root, view in seen if not bench.given(root))
+    for view in {v: None for root, v in seen if not bench.given(root) and not v.nothing}:
         new, backs = moved(node, bench.arrays(node), view), _inverses(bench, values, view, node)
         if new is None or backs is None:
             continue
@@ -106,7 +106,7 @@ def front(bench: Bench, node: Node) -> bool:
     if not _needed(bench, node):
         return False
     root, view = bench.view(node.name)
-    if root in bench.graph.inputs or view.nothing or not _private(bench, node.name, root):
+    if bench.given(root) or view.nothing or not _private(bench, node.name, root):
         return False
     same = View.same(node.type.shape)
     if not _leads_up(bench, _lift(bench, node.name, same)):
@@ -131,7 +131,7 @@ def _leads_up(bench: Bench, lift: _Lift | None) -> bool:
         if lift is None:
             return False
         root, _ = bench.view(lift.value)
-        if root in bench.graph.inputs:
+        if bench.given(root):
             return True
         if not _private(bench, lift.value, root, also=True):
             return False
@@ -180,7 +180,7 @@ def _price(bench: Bench, name: str, after: View, deep: int = DEEP) -> Count:
     if root in bench.nodes and bench.nodes[root].op == "constant":
         return 0, 0
     price = _count(whole.steps())
-    if price[0] == 0 or _there(bench, root, whole.steps()):
+    if bench.given(root) and _there(bench, root, whole.steps()):
         return 0, price[1]
     lift = _lift(bench, name, after) if deep and _private(bench, name, root, also=True) else None
     return price if lift is None else min(price, _price(bench, lift.value, lift.view, deep - 1))
@@ -193,7 +193,7 @@ def _carried(bench: Bench, name: str, after: View, up: bool = False) -> str:
     origin = bench.origins(name, root)
     if whole is None:
         return bench.viewed(name, after.steps())
-    lift = None if root in bench.graph.inputs else _lift(bench, name, after)
+    lift = None if bench.given(root) else _lift(bench, name, after)
     if lift is None or not (up or _price(bench, name, after) < _price(bench, name, after, 0)):
         return bench.viewed(root, whole.steps(), origin)
     inner = _carried(bench, lift.value, lift.view, up=up)

@@ -48,8 +48,7 @@ def backward(bench: Bench, node: Node) -> bool:
     s, t = _factors(bench, node)
     if s.ndim > 1 or t.ndim > 1:
         return False
-    _refold(bench, layer, node, behind(bench.arrays(layer), s, t))
-    return True
+    return _refold(bench, layer, node, behind(bench.arrays(layer), s, t))
 
 
 def _factors(bench: Bench, node: Node) -> tuple[Array, Array]:
@@ -60,9 +59,18 @@ def _factors(bench: Bench, node: Node) -> tuple[Array, Array]:
     return params["factor"].astype(np.float64), params.get("bias", zero).astype(np.float64)
 
 
-def _refold(bench: Bench, layer: Node, node: Node, params: dict[str, Array]) -> None:
+def _refold(bench: Bench, layer: Node, node: Node, params: dict[str, Array]) -> bool:
+    """Give the layer the params that do what `node` does, if they are numbers that float32 can hold."""
+    if not _held(params):
+        return False
     bench.put(layer, params=params, origin=node.origin)
     bench.turn(node.name, node.inputs[0])
+    return True
+
+
+def _held(params: dict[str, Array]) -> bool:
+    largest = float(np.finfo(np.float32).max)
+    return all(float(np.abs(array).max(initial=0)) <= largest for array in params.values())
 
 
 def chain(bench: Bench, node: Node) -> bool:
@@ -75,6 +83,8 @@ def chain(bench: Bench, node: Node) -> bool:
         "factor": _joined(shape, lambda a, b: a * b, f1, f2),
         "bias": _joined(shape, lambda a, b, c: a * b + c, f2, b1, b2),
     }
+    if not _held(params):
+        return False
     bench.put(replace(node, origin=together(first.origin, node.origin)), first.inputs[:1], params=params)
     return True
 
@@ -85,9 +95,45 @@ def _joined(shape: Shape, rule: Callable[..., Array], *params: Array) -> Array:
     return tight(rule(*(spread(param, shape) for param in params)))
 
 
+def normed(bench: Bench, node: Node) -> bool:
+    r"""A batch norm takes a scale per channel that alone reads it, or that it alone reads.
+
+    f norm(x) + b   gamma' = f gamma, beta' = f beta + b
+    norm(f x + b)   gamma' = f gamma, mean' = 0, beta' = beta + gamma (b - mean) / sqrt(var + epsilon)
+    """
+    first = bench.source(node)
+    if first is None or {first.op, node.op} != {"scale", "batchnorm"} or bench.alone(first.name) is None:
+        return False
+    norm, scale = (first, node) if node.op == "scale" else (node, first)
+    f, b = _factors(bench, scale)
+    if f.ndim > 1 or b.ndim > 1 or (node is norm and bench.given(first.inputs[0])):
+        return False
+    params = bench.arrays(norm)
+    if node is norm:
+        s, t = _factors(bench, norm)
+        params |= {"beta": t + s * b, "mean": np.zeros(len(t))}
+    else:
+        params["beta"] = f * params["beta"] + b
+    params["gamma"] = f * params["gamma"]
+    if not _held(params):
+        return False
+    bench.put(
+        replace(node, origin=together(first.origin, node.origin)),
+        first.inputs[:1],
+        op="batchnorm",
+        params=params,
+        attrs=norm.attrs,
+    )
+    return True
+
+
 def forward(bench: Bench, node: Node) -> bool:
-    """A scale goes into the conv without pads or the dense that alone reads it, through reshapes and pools."""
-    if bench.view(node.inputs[0])[0] in bench.graph.inputs:
+    """A scale goes into the conv without pads or the dense that alone reads it, through reshapes and pools.
+
+    Not one that undoes a `quantize`: the pair says what the model's own quantization is.
+    """
+    source = bench.source(node)
+    if bench.given(node.inputs[0]) or (source is not None and source.op == "quantize"):
         return False
     shape = node.type.shape
     s, t = (spread(param, shape) for param in _factors(bench, node))
@@ -95,8 +141,7 @@ def forward(bench: Bench, node: Node) -> bool:
     if found is None:
         return False
     group = int(str(found.layer.attrs.get("group", 1)))
-    _refold(bench, found.layer, node, before(bench.arrays(found.layer), group, found.s, found.t))
-    return True
+    return _refold(bench, found.layer, node, before(bench.arrays(found.layer), group, found.s, found.t))
 
 
 def constant(bench: Bench, node: Node) -> bool:

@@ -50,7 +50,7 @@ def _asked(bench: Bench) -> list[str]:
 
 def _key(bench: Bench, node: Node, keys: dict[str, Key]) -> Key:
     before = [keys[value] for value in bench.values(node)]
-    arrays = [bench.params[n].round(4).tobytes().hex()[:400] for n in node.inputs if n in bench.params]
+    arrays = [str(bench.params[n].flat[:64].round(4).tolist()) for n in node.inputs if n in bench.params]
     shape = _hash([node.op, str(sorted(node.attrs.items())), str(node.type), *(key[1] for key in before)])
     return min((key[0] for key in before), default=0) - 1, shape, _hash([*arrays, *(key[2] for key in before)])
 

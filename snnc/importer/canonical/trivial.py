@@ -11,6 +11,8 @@ from __future__ import annotations
 import itertools
 import math
 
+import numpy as np
+
 from snnc.ir import Node, attr_ints
 
 from .bench import Bench, together
@@ -87,6 +89,15 @@ def nested(bench: Bench, node: Node) -> bool:
     if not origin:
         return False
     bench.put(node, read, origin=together(*origin))
+    return True
+
+
+def doubled(bench: Bench, node: Node) -> bool:
+    """A value added to itself is a multiple."""
+    if len(set(node.inputs)) > 1:
+        return False
+    factor = np.asarray(len(node.inputs), np.float32)
+    bench.put(node, node.inputs[:1], op="scale", params={"factor": factor}, attrs={})
     return True
 
 

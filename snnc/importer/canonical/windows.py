@@ -27,19 +27,28 @@ KEEPING = ("add", "avgpool", "concat", "expand", "gather", "maximum", "maxpool",
 KEEPS = (*KEEPING, "round", "slice", "tanh", "transpose")
 """Ops that make nothing below zero of values that are not."""
 
-DEEP = 24
+FAR = 64
+"""Values that are looked at to tell whether one is nowhere below zero."""
 
 
-def positive(bench: Bench, name: str, deep: int = DEEP) -> bool:
+def positive(bench: Bench, name: str) -> bool:
     """Whether the value is known to be nowhere below zero."""
-    node = bench.nodes.get(name)
-    if node is None or deep == 0:
-        return False
-    if node.op in POSITIVE:
-        return node.op != "thresholdedrelu" or float(str(node.attrs["alpha"])) >= 0
+    seen = [name]
+    for value in seen:
+        node = bench.nodes.get(value)
+        if node is None or len(seen) > FAR:
+            return False
+        if node.op in KEEPS:
+            seen += [v for v in bench.values(node) if v not in seen]
+        elif not _is_positive(node):
+            return False
+    return True
+
+
+def _is_positive(node: Node) -> bool:
     if node.op == "clip":
         return float(str(node.attrs.get("min", -1))) >= 0
-    return node.op in KEEPS and all(positive(bench, value, deep - 1) for value in bench.values(node))
+    return node.op in POSITIVE and float(str(node.attrs.get("alpha", 0))) >= 0
 
 
 def pads(bench: Bench, node: Node) -> bool:
@@ -115,7 +124,7 @@ def whole(bench: Bench, node: Node) -> bool:
 def head(bench: Bench, node: Node) -> bool:
     """A conv with a single window that reads every number of the map is a dense layer."""
     x, params = bench.shape(node.inputs[0]), bench.arrays(node)
-    if node.op != "conv" or node.attrs["group"] != 1 or node.type.shape[1:] != (1, 1):
+    if node.attrs["group"] != 1 or node.type.shape[1:] != (1, 1):
         return False
     window = node.with_attrs(kernel=params["weight"].shape[2:])
     places = [_taps(window, x[1:], attr_ints(node, "pads"), axis)[0] for axis in (0, 1)]

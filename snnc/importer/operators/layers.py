@@ -140,6 +140,8 @@ def _bias(call: Call, size: int) -> Array:
 def _gemm(call: Call) -> Value:
     """alpha * A' B' + beta * C."""
     alpha, beta = float(call.attrs.get("alpha", 1.0)), float(call.attrs.get("beta", 1.0))
+    if not math.isfinite(alpha) or not math.isfinite(beta):
+        raise ModelError(f"Gemm with alpha={alpha}, beta={beta}", code="attribute")
     if not isinstance(call.inputs[1], np.ndarray) or not isinstance(call.inputs[0], Value):
         return _gemm_of_values(call, alpha, beta)
     x, matrix = call.value(), call.weight(1, "weight")
@@ -149,7 +151,8 @@ def _gemm(call: Call) -> Value:
         if call.batched:
             raise ModelError("Gemm with transA=1 mixes the samples of a batch", code="batch-mixed")
         x = call.transposed(x, (1, 0))
-    weight = (matrix if call.attrs.get("transB", 0) else matrix.T) * np.float32(alpha)
+    weight = matrix if call.attrs.get("transB", 0) else matrix.T
+    weight = weight if alpha == 1 else weight * np.float32(alpha)
     if not call.given(2) or beta == 0:
         return _rows_times(call, x, weight)
     if isinstance(call.inputs[2], np.ndarray):
