@@ -24,6 +24,9 @@ from snnc.sim.cost import first_role
 RATIOS = tuple(1 - i / 40 for i in range(33))
 """Shares of the largest weight that the grid may end at: 1, 0.975, ... 0.2."""
 
+NOTHING = 1e-6
+"""Steps below this share of a layer's largest are of channels that training has put to sleep."""
+
 
 @dataclass(frozen=True)
 class QuantizeWeights(Pass):
@@ -60,9 +63,9 @@ class QuantizeWeights(Pass):
             scale = self._step(graph.params[name])
             if before.bits == self.bits and before.scale is not None and before.scale.shape == scale.shape:
                 continue
-            if not (scale > 0).all():
-                ctx.note(f"{node.at}: {int((scale <= 0).sum())} channel(s) without any weight")
-                scale = np.where(scale > 0, scale, np.float32(1))
+            if (dead := scale <= NOTHING * scale.max()).any():
+                ctx.note(f"{node.at}: {int(dead.sum())} channel(s) without any weight")
+                scale = np.where(dead, scale.max() or np.float32(1), scale)
             constraints[name] = replace(before, bits=self.bits, scale=scale)
             params[name] = constraints[name].project(graph.params[name])
             lost = int(((params[name] == 0) & (graph.params[name] != 0)).sum()) / params[name].size

@@ -23,7 +23,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from snnc.ir import Array, Attr, Draft, Graph, Node, Stage, between_layers, roles
+from snnc.ir import OFF, Array, Attr, Draft, Graph, Node, Stage, between_layers, roles
 from snnc.pipeline import Context, Pass
 
 PAIR = "becomes two layers of neurons, one for each sign (exact)"
@@ -63,7 +63,7 @@ def _pair(
     x = draft.graph.values(node)[0]
     positive = draft.add(node, "" if keeps else "right", "relu", x, attrs=_bound(most))
     negative = draft.add(
-        node, "off" if keeps else "left", "relu", draft.add(node, "minus", "scale", x, factor=down), attrs=_bound(least)
+        node, OFF if keeps else "left", "relu", draft.add(node, "minus", "scale", x, factor=down), attrs=_bound(least)
     )
     return draft.add(node, "both", "add", positive, draft.add(node, "signed", "scale", negative, factor=sign))
 

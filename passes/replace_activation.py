@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from snnc.errors import PipelineError
-from snnc.ir import Array, Draft, Graph, Node, Stage, between_layers
+from snnc.ir import OFF, Array, Draft, Graph, Node, Stage, between_layers
 from snnc.pipeline import Context, Pass
 from snnc.sim.curves import curve
 from snnc.sim.reference import LIBRARY
@@ -104,7 +104,7 @@ def _replace(draft: Draft, node: Node, x: Array) -> float:
     below = np.maximum(-y, 0)
     if np.sqrt(np.mean(below**2)) > DIP * y.std():
         down = Corner.fit(-x[::-1], below[::-1], True)
-        negative = _half(draft, node, "off", source, down, -1.0)
+        negative = _half(draft, node, OFF, source, down, -1.0)
         result = draft.add(node, "both", "add", result, draft.add(node, "signed", "scale", negative, factor=-1.0))
         fitted = fitted - down(-x)
     draft.replace(node, result)

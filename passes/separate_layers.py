@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from snnc.ir import Draft, Graph, Node, Stage, chained
+from snnc.ir import OFF, Draft, Graph, Node, Stage, chained
 from snnc.pipeline import Context, Pass
 
 
@@ -39,5 +39,5 @@ def _separate(draft: Draft, node: Node) -> None:
     """Behind `node`, which gives its name to the first relu."""
     made = draft.add(node, "linear", node.op, *node.inputs, attrs=node.attrs)
     minus = draft.add(node, "minus", "scale", made, factor=-1.0)
-    signed = draft.add(node, "signed", "scale", draft.add(node, "off", "relu", minus), factor=-1.0)
+    signed = draft.add(node, "signed", "scale", draft.add(node, OFF, "relu", minus), factor=-1.0)
     draft.replace(node, draft.add(node, "both", "add", draft.add(node, "", "relu", made), signed))

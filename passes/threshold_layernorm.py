@@ -43,6 +43,7 @@ from snnc.ir import (
 from snnc.pipeline import Context, Pass
 from snnc.sim.cost import first_role
 from snnc.sim.reference import KERNELS
+from snnc.sim.reference import per_channel as by_channel
 from snnc.sim.torch import exact, forward, tensors, to_tensor
 
 CHUNK = 64
@@ -94,7 +95,7 @@ class ThresholdLayerNorm(Pass):
             ctx.note("biases arrive whole at the first step until bias-per-step spreads them")
         if late := [n.name for n in graph.nodes if n.name in lowering.back and n.op in LAYERS]:
             ctx.note(f"on the host, behind a function that is not linear: {', '.join(late)}")
-        return _absorb_worths(spiking)
+        return _absorb_scales(_absorb_worths(spiking))
 
 
 class _Lowering:
@@ -268,6 +269,44 @@ def _absorb_worths(graph: Graph) -> Graph:
     return graph.edit(nodes.values(), params=params, constraints=kept)
 
 
+def _absorb_scales(graph: Graph) -> Graph:
+    """W (f x + b) = (W f) (x + b / f): factors that differ by channel go into the layers behind (a batch norm's)."""
+    for scale in graph.nodes:
+        own = roles(scale, graph.params)
+        if scale.op != "scale" or scale.type.kind != "current" or not graph.params[own["factor"]].ndim:
+            continue
+        factor, layers = graph.params[own["factor"]], []
+        field = np.broadcast_to(by_channel(factor, len(scale.type.shape)), scale.type.shape).astype(np.float32)
+        if graph.is_output(scale.name) or not field.all():
+            continue
+        for user in graph.users(scale.name):
+            found = None if user.op not in (*LAYERS, *WIRING) else _factors(graph, scale.name, field, user)
+            layers.append(found)
+        if layers and all(found is not None for found in layers):
+            graph = _moved(graph, scale, [pair for found in layers if found is not None for pair in found])
+    return graph
+
+
+def _moved(graph: Graph, scale: Node, layers: list[tuple[Node, Array]]) -> Graph:
+    """The graph with the factors of `scale` in the weights of `layers`."""
+    own = roles(scale, graph.params)
+    params: dict[str, Array] = {f"{scale.name}.factor": np.ones((), np.float32)}
+    if "bias" in own:
+        factor, bias = graph.params[own["factor"]], graph.params[own["bias"]]
+        rank = len(scale.type.shape)
+        shift = by_channel(bias, rank) / by_channel(factor, rank)
+        params[f"{scale.name}.bias"] = shift.reshape(-1) if shift.size == len(factor) else shift
+    nodes = {n.name: n for n in graph.nodes}
+    nodes[scale.name] = replace(scale, inputs=(graph.values(scale)[0], *params))
+    for layer, factors in layers:
+        name, old = _own_param(graph, layer), roles(layer, graph.params)[first_role(layer)]
+        params[name] = (params.get(name, graph.params[old]) * factors).astype(np.float32)
+        inputs = tuple(name if i == old else i for i in nodes[layer.name].inputs)
+        nodes[layer.name] = replace(nodes[layer.name], inputs=inputs)
+    graph = replace(graph, constraints={n: c for n, c in graph.constraints.items() if n not in params})
+    return graph.edit(nodes.values(), params=params)
+
+
 def _own_param(graph: Graph, layer: Node) -> str:
     """The name of the layer's weights, which no other node reads."""
     name = f"{layer.name}.{first_role(layer)}"
@@ -325,6 +364,6 @@ def _whole(factor: Array, field: Array) -> Array | None:
 def _by_channel(field: Array) -> Array | None:
     """The one value other than 0 of every channel, 1 where there is none; None if there are several."""
     rows = field.reshape(len(field), -1)
-    most = np.abs(rows).max(axis=1, keepdims=True)
-    value = np.where(most > 0, most, np.float32(1))
+    first = np.take_along_axis(rows, np.abs(rows).argmax(axis=1)[:, None], axis=1)
+    value = np.where(first != 0, first, np.float32(1))
     return value[:, 0] if ((rows == 0) | (rows == value)).all() else None

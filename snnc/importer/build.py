@@ -67,7 +67,11 @@ def build(model: ModelProto | Loaded, options: Options = DEFAULT) -> Import:
     shown = tuple(f for f in findings if f.problem is not None or f.op not in ("Input", "Output"))
     if any(found.problem is not None for found in findings):
         return Import(None, shown, tuple(builder.notes))
-    graph, notes = builder.quantized.constrained(canonical(builder.graph()))
+    plain = builder.graph()
+    graph, notes = builder.quantized.constrained(canonical(plain))
+    for user, name in graph.outputs.items():
+        if graph.type(name) != plain.type(plain.outputs[user]):
+            raise GraphError(f"the canonical form changed the output '{user}': this is a mistake of snnc")
     graph = named(graph)
     verify(graph)
     return Import(graph, shown, (*builder.notes, *notes, *_unread(graph)))

@@ -1,6 +1,6 @@
 """What a network is at every stage of its compilation: nodes, types, constraints, text."""
 
-from .draft import Draft
+from .draft import OFF, Draft
 from .graph import Array, Attr, Constraint, Graph, Kind, Node, Shape, Stage, TensorType
 from .ops import CURVES, LINEAR, NAME, OPS, WEIGHTED, WIRING, attr_ints, roles
 from .parts import LAYERS, between_layers, chained, earlier_than, front, later_than
@@ -12,6 +12,7 @@ __all__ = [
     "LAYERS",
     "LINEAR",
     "NAME",
+    "OFF",
     "OPS",
     "WEIGHTED",
     "WIRING",

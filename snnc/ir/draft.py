@@ -10,6 +10,9 @@ import numpy.typing as npt
 
 from .graph import Array, Attr, Constraint, Graph, Node
 
+OFF = "off"
+"""Suffix of neurons that stand for what a value is below 0: NAME.off for max(-NAME, 0); NAME is for max(NAME, 0)."""
+
 
 @dataclass
 class Draft:

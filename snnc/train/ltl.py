@@ -6,7 +6,8 @@ r"""Local tandem learning, offline (LTL section 2.2): every layer of neurons lea
 All layers learn in parallel, each from the detached spikes of the layer before, through its own T steps (eq. 5 to 7),
 with the boxcar as surrogate (eq. 8). y is the teacher's activation of the same name. y_norm = T * theta: the
 percentile that threshold-layernorm collected, so that a spike keeps its worth for the layers behind. Targets are cut
-to [0, 1] and not rounded. What reads out the network learns from the labels.
+to [0, 1] and not rounded. Neurons named NAME.off stand for the negative part of a signed value: -y is their target.
+What reads out the network learns from the labels.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from snnc.errors import PipelineError
-from snnc.ir import WEIGHTED, Array, Graph, roles
+from snnc.ir import OFF, WEIGHTED, Array, Graph, Node, roles
 from snnc.pipeline import Context
 from snnc.sim.torch import exact, forward, per_channel, tensors
 
@@ -87,7 +88,8 @@ class Targets:
         self.teacher, self.params = teacher, tensors(teacher, device)
         self.input = next(iter(teacher.inputs))
         own = [n for n in student.nodes if n.op == "lif" and has_weights(student, student.values(n)[0])]
-        taught = [n for n in own if n.name in teacher and teacher[n.name].type.shape == n.type.shape]
+        self.of = {n.name: (n.name.removesuffix(f".{OFF}"), -1.0 if n.name.endswith(f".{OFF}") else 1.0) for n in own}
+        taught = [n for n in own if self._taught(n, teacher)]
         self.layers = tuple(n.name for n in taught)
         self.without = tuple(n.name for n in own if n.name not in self.layers)
         theta = {n.name: student.params[roles(n, student.params)["theta"]] for n in taught}
@@ -96,11 +98,21 @@ class Targets:
             for n in taught
         }
 
+    def _taught(self, node: Node, teacher: Graph) -> bool:
+        """Whether the teacher has the value that the neurons stand for, in their shape."""
+        name = self.of[node.name][0]
+        return name in teacher and teacher[name].type.shape == node.type.shape
+
     def __call__(self, x: Tensor) -> dict[str, Tensor]:
         """Target rates [N, ...] by layer for inputs x [N, ...]."""
+        read = {name for name, _ in self.of.values()}
         with torch.no_grad(), exact():
-            values = forward(self.teacher, self.params, {self.input: x}, keep=lambda n: n.name in self.layers)
-            return {name: (values[name] / self.norm[name]).clamp(0, 1) for name in self.layers}
+            values = forward(self.teacher, self.params, {self.input: x}, keep=lambda n: n.name in read)
+            found = {}
+            for layer in self.layers:
+                name, sign = self.of[layer]
+                found[layer] = (sign * values[name] / self.norm[layer]).clamp(0, 1)
+            return found
 
 
 def has_weights(graph: Graph, name: str) -> bool:

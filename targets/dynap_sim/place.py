@@ -23,7 +23,7 @@ import numpy as np
 from snnc.errors import TargetError
 from snnc.ir import LAYERS, WEIGHTED, WIRING, Array, Attr, Constraint, Graph, Node, Stage, attr_ints, roles, verify
 
-from .unchain import neurons_behind, plain, spread, unchained
+from .unchain import neurons_behind, plain, spread, unchained, unrolled
 
 FINENESS = (1024, 512, 256, 128, 64)
 """Steps into which analog parameters divide a weight step, the finest first."""
@@ -208,7 +208,7 @@ class _Layer:
         weight = np.asarray(np.rint(weight / np.asarray(level.scale)) * step, np.float32)
         mask = np.ones(weight.shape, bool) if level.mask is None else level.mask
         if node.op == "conv":
-            weight, mask, step = (_unrolled(a, shape) for a in (weight, mask, step))
+            weight, mask, step = (unrolled(a, shape) for a in (weight, mask, step))
         self.constraints[f"{node.name}.weight"] = Constraint(level.bits, np.array(step), np.array(mask))
         return self._made(node, "local" if node.op == "conv" else node.op, {"weight": weight}, own)
 
@@ -332,9 +332,3 @@ def _hidden(graph: Graph, name: str) -> None:
 def _per_neuron(weight: Array) -> tuple[int, ...]:
     """The shape of one step for each neuron or channel."""
     return (len(weight), *[1] * (weight.ndim - 1))
-
-
-def _unrolled(kernel: Array, shape: tuple[int, ...]) -> Array:
-    """[O,I,kh,kw] -> [O,H',W',I,kh,kw], the same kernel at every position."""
-    out, inner, *window = kernel.shape
-    return np.array(np.broadcast_to(kernel[:, None, None], (out, *shape[1:], inner, *window)))

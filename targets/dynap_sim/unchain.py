@@ -175,17 +175,34 @@ def _with_factor(
             return None
         total = bias if shift is None else bias + shift
         rows = total.reshape(len(total), -1) if total.ndim else total.reshape(1, 1)
-        if layer.op in ("conv", "dense"):
-            if not (rows == rows[:, :1]).all():
-                return None
-            total = rows[:, 0]
-        params["bias"] = total
+        even = layer.op in ("conv", "dense") and (rows == rows[:, :1]).all()
+        if layer.op == "conv" and not even:
+            layer, params, constraint = _unshared(layer, params, constraint, old.type.shape)
+        params["bias"] = rows[:, 0] if even else total
         attrs["bias_at"] = bias_at if bias_at is not None else layer.attrs["bias_at"]
     shared = any(user is not old for part in params for user in graph.users(f"{old.name}.{part}"))
     name = draft.add(old, "own" if shared else "", layer.op, source, attrs=attrs, **params)
     draft.replace(old, name)
     draft.constraints[f"{name}.{role}"] = constraint
     return draft.finish()
+
+
+def _unshared(
+    layer: Node, params: dict[str, Array], constraint: Constraint, shape: tuple[int, ...]
+) -> tuple[Node, dict[str, Array], Constraint]:
+    """A convolution with a kernel for every position: where the neurons of a channel have biases of their own."""
+    scale = constraint.scale
+    if scale is not None and scale.ndim:
+        scale = scale.reshape(-1, *[1] * 5)
+    mask = None if constraint.mask is None else unrolled(constraint.mask, shape)
+    made = {**params, "weight": unrolled(params["weight"], shape)}
+    return replace(layer, op="local"), made, Constraint(constraint.bits, scale, mask)
+
+
+def unrolled(kernel: Array, shape: tuple[int, ...]) -> Array:
+    """[O,I,kh,kw] -> [O,H',W',I,kh,kw], the same kernel at every position."""
+    out, inner, *window = kernel.shape
+    return np.array(np.broadcast_to(kernel[:, None, None], (out, *shape[1:], inner, *window)))
 
 
 def _factor_in(graph: Graph, node: Node, field: Array) -> Array | None:

@@ -107,8 +107,8 @@ SCOPES: Mapping[str, Scope] = {
     "27 operators, other types": Scope("node", lambda case: case.ops <= set(LISTED.split()) and not case.float32, 0),
     "50 operators": Scope("node", lambda case: case.ops <= set(WIDER.split()), 500),
     "all node tests": Scope("node", lambda case: True, 0),
-    "pytorch-converted": Scope("pytorch-converted", lambda case: True, 0),
-    "pytorch-operator": Scope("pytorch-operator", lambda case: True, 0),
+    "pytorch-converted": Scope("pytorch-converted", lambda case: True, 62),
+    "pytorch-operator": Scope("pytorch-operator", lambda case: True, 19),
 }
 
 

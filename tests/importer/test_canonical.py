@@ -258,8 +258,8 @@ def a_scale_goes_forward_where_it_cannot_go_back() -> Graph:
     return b.graph(b("d", "dense", "f", weight=w(3, 8)))
 
 
-@case("conv(batchnorm(relu(conv(x))))")
-def a_norm_that_cannot_go_back_takes_its_scale_and_stays() -> Graph:
+@case("conv(relu(conv(x)))")
+def a_norm_that_cannot_go_back_goes_forward() -> Graph:
     b = Builder({"x": (2, 4, 4)})
     b("c", "conv", "x", weight=w(2, 2, 1, 1))
     b("r", "relu", "c")
@@ -277,8 +277,8 @@ def pre_processing_is_one_scale_and_stays() -> Graph:
     return b.graph(b("c", "conv", "d", weight=w(3, 2, 1, 1)))
 
 
-@case("conv(batchnorm(scale(x)))")
-def pre_processing_stays_apart_from_a_norm() -> Graph:
+@case("conv(scale(x))")
+def pre_processing_takes_a_norm() -> Graph:
     b = Builder({"x": (2, 4, 4)})
     b("m", "scale", "x", factor=0.5)
     b("n", "batchnorm", "m", **statistics(RNG, 2))

@@ -123,7 +123,7 @@ def test_judge_runs_a_dynamic_batch_in_chunks(save: Save) -> None:
 @pytest.mark.parametrize("bomb", [[1 << 20, 1 << 20], [0x7FFFFFFF, 1 << 32], [1 << 13, 1 << 13]])
 def test_a_constant_too_large_to_fold_is_refused(save: Save, bomb: list[int]) -> None:
     lines = [("ConstantOfShape", "s", "c"), ("ReduceSum", "c", "r"), ("Add", "x r", "y")]
-    with pytest.raises(ModelError, match="takes up to|more than"):
+    with pytest.raises(ModelError, match=r"takes up to|more than"):
         load(save(lines, {"x": ("N", 4)}, {"s": np.array(bomb)}))
 
 

@@ -244,7 +244,9 @@ def rows() -> Iterator[tuple[str, int, Form]]:
                     yield op, opset, form
 
 
-@pytest.mark.parametrize(("op", "opset", "form"), rows(), ids=lambda part: part if isinstance(part, str) else None)
+@pytest.mark.parametrize(
+    ("op", "opset", "form"), list(rows()), ids=lambda part: part if isinstance(part, str) else None
+)
 def test_form(save: Save, op: str, opset: int, form: Form) -> None:
     lines = form.line if isinstance(form.line, list) else [form.line]
     model = onnx.load(save(lines, {"x": (form.batch, *form.x)}, form.consts, opset=opset))

@@ -31,7 +31,12 @@ def agree(path: Path, options: Options, x: dict[str, Any]) -> Any:
 
 def test_without_a_batch_the_whole_tensor_is_one_sample(save: Save) -> None:
     """A row of sensors, mixed along the axis that would be the batch."""
-    lines = [("MatMul", "w x", "m"), ("Relu", "m", "r"), ("Transpose", "r", "t", {"perm": [1, 0]}), ("Gemm", "t k", "y")]
+    lines = [
+        ("MatMul", "w x", "m"),
+        ("Relu", "m", "r"),
+        ("Transpose", "r", "t", {"perm": [1, 0]}),
+        ("Gemm", "t k", "y"),
+    ]
     consts = {"w": rng.normal(size=(5, 4)).astype(np.float32), "k": rng.normal(size=(5, 2)).astype(np.float32)}
     path = save(lines, {"x": (4, 3)}, consts)
     with pytest.raises(ModelError, match="batch"):

@@ -17,7 +17,7 @@ import pytest
 from snnc.errors import ModelError
 from snnc.importer.build import build
 from snnc.importer.options import Options
-from snnc.ir import Graph
+from snnc.ir import Graph, verify
 from snnc.passes import FoldBatchNorm
 from snnc.pipeline import Context
 from snnc.sim import reference, torch
@@ -366,7 +366,9 @@ def test_trap(save: Save, name: str) -> None:
     shape = ("N", *np.asarray(trap.x).shape)
     graph = imported(save(trap.lines, {"x": shape}, trap.consts, opset=trap.opset))
     check(graph, trap.x, trap.y)
-    check(FoldBatchNorm().run(graph, Context()), trap.x, trap.y)
+    folded = FoldBatchNorm().run(graph, Context())
+    verify(folded)
+    check(folded, trap.x, trap.y)
 
 
 def test_gemm_with_trans_a(save: Save) -> None:

@@ -137,3 +137,16 @@ def test_scalar_synapses_stay_exact() -> None:
 
 def test_golden_quantize_weights(golden: Golden) -> None:
     golden(to_text(quantized(spiking())[0]))
+
+
+def test_channels_that_training_put_to_sleep_get_the_step_of_the_others() -> None:
+    """Weights of 1e-30 (weight decay) would make a unit in which nothing else fits."""
+    graph = spiking()
+    weight = np.array(graph.params["conv1.weight"], np.float32)
+    weight[1] *= 1e-20
+    ctx = Context()
+    new = QuantizeWeights().run(graph.edit(params={"conv1.weight": weight}), ctx)
+    scale = np.asarray(new.constraints["conv1.weight"].scale).reshape(-1)
+    assert scale[1] == max(scale[0], scale[2])
+    assert not new.params["conv1.weight"][1].any()
+    assert any("conv1 (conv): 1 channel(s) without any weight" in note for note in ctx.notes)

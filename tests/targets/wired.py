@@ -98,6 +98,15 @@ def joined() -> Graph:
     return b.head("relu3", 36)
 
 
+def normalized() -> Graph:
+    """A batch norm behind the activation, in front of a convolution with pads (Keras): no weight takes its shift."""
+    b = Net(1, 6, 6)
+    b("relu1", "relu", b.conv("conv1", "x", 4, 1))
+    b("norm1", "scale", "relu1", factor=[0.5, -1, 1.5, 2], bias=[0.3, 0.2, -0.3, 0.1])
+    b("relu2", "relu", b.conv("conv2", "norm1", 4, 4, strides=(2, 2)))
+    return b.head("relu2", 36)
+
+
 def densely() -> Graph:
     """A layer without an activation is concatenated with what it read, and normalized with it (DenseNet)."""
     b = Net(1, 6, 6)
@@ -149,7 +158,7 @@ def padded() -> Graph:
 
 WIRED: dict[str, Callable[[], Graph]] = {
     made.__name__: made
-    for made in (channel_last, split, upsampled, one_dimensional, joined, densely, leaky, curved, padded)
+    for made in (channel_last, split, upsampled, one_dimensional, joined, normalized, densely, leaky, curved, padded)
 }
 
 

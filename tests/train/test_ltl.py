@@ -20,6 +20,7 @@ from snnc.sim.torch import forward, tensors
 from snnc.train import LTL
 from snnc.train.ltl import Targets, has_weights, readout
 from snnc.train.trainer import weights_of
+from tests.graphs import Builder
 
 Lower = Callable[..., Graph]
 SPIKING = "threshold-layernorm{steps=8},bias-per-step"
@@ -161,6 +162,26 @@ def test_targets_are_the_teachers_rates(lowered: Lower, data: Data) -> None:
         wanted = np.clip(record[layer] / (8 * graph.params[f"{layer}.theta"]), 0, 1)
         np.testing.assert_allclose(found[layer].numpy(), wanted, atol=1e-5)
         assert wanted.max() == 1, "the cut must be exercised"
+
+
+def test_off_neurons_learn_what_a_value_is_below_0(data: Data) -> None:
+    """A leaky relu becomes two layers; the second one's target is the negative part of the teacher's value."""
+    b = Builder({"x": (8,)})
+    b("d", "dense", "x", weight=np.random.default_rng(3).normal(size=(6, 8)) / 3)
+    b("leaky", "leakyrelu", "d", slope=0.3)
+    graph, _ = Pipeline.parse(f"rectify,{SPIKING}")(b.graph(b("e", "dense", "leaky", weight=np.eye(3, 6))), data=data)
+    assert graph.teacher is not None
+    targets = Targets(graph, graph.teacher)
+    assert targets.layers == ("leaky", "leaky.off")
+    assert targets.without == ()
+    x = np.random.default_rng(8).random((20, 8), np.float32)
+    record: dict[str, np.ndarray] = {}
+    run(graph.teacher, {"x": x}, record)
+    found = targets(torch.tensor(x))
+    for layer, sign in (("leaky", 1), ("leaky.off", -1)):
+        wanted = np.clip(sign * record["leaky"] / (8 * graph.params[f"{layer}.theta"]), 0, 1)
+        np.testing.assert_allclose(found[layer].numpy(), wanted, atol=1e-5)
+        assert 0 < wanted.mean() < 1
 
 
 def test_the_loss_is_equation_4_and_the_cross_entropy(

@@ -67,15 +67,6 @@ def _quantize(node: Node, params: Mapping[str, Array], view: View) -> Moved:
     return Moved(view, None, {role: spread(a, source) if rank else a for role, a in made.items()})
 
 
-def _batchnorm(node: Node, params: Mapping[str, Array], view: View) -> Moved | None:
-    """Statistics must stay per channel."""
-    made = _elementwise(node, params, view).params or {}
-    channels = view.source[:1]
-    if not channels or any(array.ndim > 1 for array in made.values()):
-        return None
-    return Moved(view, None, {role: np.broadcast_to(array, channels) for role, array in made.items()})
-
-
 @dataclass(frozen=True)
 class _Along:
     """What an op along axes needs to know of a view: where each axis was."""
@@ -178,7 +169,6 @@ PAIRED = ("add", "mul", "div", "power", "maximum", "minimum")
 EACH: Mapping[str, Callable[[Node, Mapping[str, Array], View], Moved | None]] = {
     **dict.fromkeys(("relu", "scale", "leakyrelu", *CURVES, *PAIRED), _elementwise),
     "quantize": _quantize,
-    "batchnorm": _batchnorm,
 }
 """Ops that look at every number alone."""
 
