@@ -67,17 +67,20 @@ class Ledger:
         return [row.to_json(timed=timed) for row in self.rows]
 
     def __str__(self) -> str:
-        wide = max((len(row.step) for row in self.rows), default=4)
+        shown = [row for row in self.rows if row.changed or row.notes]
+        wide = max((len(row.step) for row in shown), default=4)
         lines = [f"{'step':{wide}}  accuracy  change  seconds  largest layer error"]
         before: dict[str, float] = {}
         part = ""
-        for row in self.rows:
+        for row in shown:
             if row.accuracy is not None and row.split != part:
                 part = row.split
                 lines.append(f"-- on the {part} samples")
             cells = f"{percent(row.accuracy):>8}  {change(row, before):>6}  {row.seconds:7.1f}  {worst(row)}"
             lines.append(f"{row.step:{wide}}  {cells}".rstrip())
             lines += [f"    {note}" for note in row.notes]
+        if idle := [row.step for row in self.rows if row not in shown]:
+            lines.append(f"nothing to do: {', '.join(idle)}")
         return "\n".join(lines)
 
 

@@ -19,15 +19,15 @@ ROWS = [
 
 def test_text() -> None:
     assert str(Ledger(ROWS)) == (
-        "step              accuracy  change  seconds  largest layer error\n"
+        "step            accuracy  change  seconds  largest layer error\n"
         "-- on the validation samples\n"
-        "fold-batchnorm     90.00 %              1.2  relu1 0.0 %\n"
+        "fold-batchnorm   90.00 %              1.2  relu1 0.0 %\n"
         "    kept bn2 as a scale\n"
-        "replace-max-pool   90.00 %    same      0.0\n"
-        "ltl{epochs=2}      95.00 %   +5.00     61.0  b 25.0 %\n"
+        "ltl{epochs=2}    95.00 %   +5.00     61.0  b 25.0 %\n"
         "-- on the test samples\n"
-        "test               50.00 %              0.0\n"
-        "teacher                                 0.0"
+        "test             50.00 %              0.0\n"
+        "teacher                               0.0\n"
+        "nothing to do: replace-max-pool"
     )
 
 
