@@ -40,6 +40,7 @@ def load(
     *,
     batched: bool = True,
     shapes: Mapping[str, tuple[int, ...]] | None = None,
+    outputs: tuple[str, ...] = (),
     limits: importer.Limits = DEFAULT.limits,
 ) -> Graph:
     """Import an ONNX file.
@@ -47,12 +48,13 @@ def load(
     Args:
         batched: the first axis of every input and output is the batch; if not, the whole tensor is one sample.
         shapes: sizes of inputs, without batch, where the model leaves them open.
+        outputs: the outputs to keep, all by default.
         limits: what reading the file may take of the machine.
 
     Raises:
         ModelError: lists every node that cannot be imported.
     """
-    return importer.load(path, importer.Options(batched, shapes or {}, limits))
+    return importer.load(path, importer.Options(batched, shapes or {}, outputs, limits))
 
 
 def simulate(

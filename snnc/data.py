@@ -88,7 +88,7 @@ class Data:
             names = ", ".join([*graph.inputs, *graph.outputs])
             raise DataError(
                 f"an npz file of samples and labels feeds one input and judges one output; the model has {names}",
-                hint="use snnc.simulate with dicts by name for such a model",
+                hint="keep one output: --output NAME, or outputs=('NAME',) of snnc.load",
             )
         [(name, kind)], [(user, output)] = graph.inputs.items(), graph.outputs.items()
         shape = graph.type(output).shape

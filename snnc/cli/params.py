@@ -87,15 +87,17 @@ class Limit(click.ParamType[tuple[str, int]]):
 
 
 def reading_options(command: F) -> F:
-    """--unbatched, --shape and --limit, which the command gets as one `reading`."""
+    """--unbatched, --shape, --output and --limit, which the command gets as one `reading`."""
 
     @functools.wraps(command)
-    def wrapped(*args: Any, unbatched: bool, shapes: Any, limits: Any, **kwargs: Any) -> Any:
-        return command(*args, reading=Options(not unbatched, dict(shapes), Limits(**dict(limits))), **kwargs)
+    def wrapped(*args: Any, unbatched: bool, shapes: Any, outputs: Any, limits: Any, **kwargs: Any) -> Any:
+        reading = Options(not unbatched, dict(shapes), tuple(outputs), Limits(**dict(limits)))
+        return command(*args, reading=reading, **kwargs)
 
     made: Any = wrapped
     for name, key, kind, text in (
         ("--limit", "limits", Limit(), "What reading the model may take, e.g. nodes=200000."),
+        ("--output", "outputs", str, "The output to keep, where the model has several."),
         ("--shape", "shapes", Sizes(), "Sizes that the model leaves open, without the batch, e.g. image=3,32,32."),
     ):
         made = click.option(name, key, type=kind, multiple=True, help=text)(made)

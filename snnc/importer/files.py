@@ -23,7 +23,7 @@ from snnc.ir import Array
 from .external import Folder, place_of
 from .inline import inline
 from .options import DEFAULT, Limits, Options
-from .structure import check_standard, check_structure, settle
+from .structure import check_standard, check_structure, keep_outputs, settle
 from .tensors import all_tensors, constant, dtype_name, restore, take, take_constants, widenings
 
 __all__ = ["Loaded", "dtype_name", "model_digest", "open_model", "read"]
@@ -72,6 +72,7 @@ def open_model(path: str | Path, options: Options = DEFAULT) -> Loaded:
     model, size = _parse(path.name, content), len(content)
     del content  # as large as the message, which holds all of it
     check_structure(model, limits)
+    keep_outputs(model, options.outputs)
     weights = take(model, size, folder, limits)
     model = inline(_shrunk(model), limits)
     weights |= take_constants(model, size, folder, limits)

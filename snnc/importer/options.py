@@ -44,11 +44,14 @@ class Options:
             sample: the graph's shapes are then those of the model.
         shapes: sizes of inputs by their name in the model, without batch (with `batched=False` all of them), where
             the model leaves them open.
+        outputs: the outputs to keep, by their name in the model; all of them where it is empty. What only the others
+            need is not looked at.
         limits: what reading it may take.
     """
 
     batched: bool = True
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    outputs: tuple[str, ...] = ()
     limits: Limits = Limits()
 
     def __post_init__(self) -> None:

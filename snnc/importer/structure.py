@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import networkx as nx
 import onnx
@@ -18,6 +18,22 @@ OLDEST = 7
 """The first opset with the broadcasting rules of today."""
 
 STANDARD = ("", "ai.onnx")
+
+
+def keep_outputs(model: ModelProto, names: Sequence[str]) -> None:
+    """Forget all outputs but those of `names`, where any are named.
+
+    Raises:
+        ModelError: the model has no such output.
+    """
+    known = {value.name: value for value in model.graph.output}
+    if missing := [name for name in names if name not in known]:
+        message = f"the model has no output '{missing[0]}'"
+        raise ModelError(message, hint=f"one of {', '.join(known)}", code="no-output")
+    if names:
+        kept = [known[name] for name in dict.fromkeys(names)]
+        del model.graph.output[:]
+        model.graph.output.extend(kept)
 
 
 def check_structure(model: ModelProto, limits: Limits) -> None:

@@ -72,13 +72,18 @@ def options_to_json(options: Options) -> dict[str, Any]:
     """Plain data."""
     shapes = {name: [int(size) for size in shape] for name, shape in options.shapes.items()}
     limits = {name: int(value) for name, value in asdict(options.limits).items()}
-    return {"batched": bool(options.batched), "shapes": shapes, "limits": limits}
+    return {
+        "batched": bool(options.batched),
+        "shapes": shapes,
+        "outputs": [str(name) for name in options.outputs],
+        "limits": limits,
+    }
 
 
 def options_from_json(made: Mapping[str, Any]) -> Options:
     """The inverse of `options_to_json`."""
     shapes = {name: tuple(shape) for name, shape in made["shapes"].items()}
-    return Options(made["batched"], shapes, Limits(**made["limits"]))
+    return Options(made["batched"], shapes, tuple(made["outputs"]), Limits(**made["limits"]))
 
 
 def error_to_json(error: SnncError) -> dict[str, Any]:

@@ -105,3 +105,14 @@ def test_other_types_of_input_are_computed_in_float32_and_noted(save: Save, dtyp
 def test_an_input_that_nothing_reads_is_noted(save: Save) -> None:
     made = examine(save([("Relu", "x", "y")], {"x": ("N", 3), "z": ("N", 3)}))
     assert "no output depends on the input 'z'" in made.notes
+
+
+def test_one_of_several_outputs_is_kept(save: Save) -> None:
+    """What only the others need is not looked at."""
+    lines = [("Relu", "x", "y"), ("TopK", "x k", "z i")]
+    path = save(lines, {"x": ("N", 3)}, {"k": np.array([1])}, outputs="y z")
+    with pytest.raises(ModelError, match="TopK is not supported"):
+        load(path)
+    assert set(agree(path, Options(outputs=("y",)), {"x": rng.normal(size=(3, 3)).astype(np.float32)}).outputs) == {"y"}
+    with pytest.raises(ModelError, match=r"no output 'q'\n  try: one of y, z"):
+        load(path, Options(outputs=("q",)))
