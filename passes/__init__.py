@@ -8,8 +8,11 @@ from .drop_rounding import DropRounding
 from .fold_batchnorm import FoldBatchNorm
 from .limit_fan_in import LimitFanIn
 from .pool_neurons import PoolNeurons
+from .quantize_neurons import QuantizeNeurons
 from .quantize_weights import QuantizeWeights
 from .rectify import Rectify
+from .refine_thresholds import RefineThresholds
+from .relu_before_max_pool import ReluBeforeMaxPool
 from .replace_activation import ReplaceActivation
 from .replace_max_pool import ReplaceMaxPool
 from .separate_layers import SeparateLayers
@@ -24,12 +27,15 @@ PASSES: Registry[Pass] = Registry(
         "rectify": Rectify,
         "replace-activation": ReplaceActivation,
         "replace-max-pool": ReplaceMaxPool,
+        "relu-before-max-pool": ReluBeforeMaxPool,
         "separate-layers": SeparateLayers,
         "pool-neurons": PoolNeurons,
         "threshold-layernorm": ThresholdLayerNorm,
         "bias-per-step": BiasPerStep,
+        "refine-thresholds": RefineThresholds,
         "limit-fan-in": LimitFanIn,
         "quantize-weights": QuantizeWeights,
+        "quantize-neurons": QuantizeNeurons,
     },
 )
 
@@ -40,8 +46,11 @@ __all__ = [
     "FoldBatchNorm",
     "LimitFanIn",
     "PoolNeurons",
+    "QuantizeNeurons",
     "QuantizeWeights",
     "Rectify",
+    "RefineThresholds",
+    "ReluBeforeMaxPool",
     "ReplaceActivation",
     "ReplaceMaxPool",
     "SeparateLayers",

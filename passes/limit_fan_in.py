@@ -1,7 +1,8 @@
-r"""Prune every neuron's inputs to as many as the hardware can connect, and let those stand in for the rest.
+r"""Limit every neuron's inputs to as many as the hardware can connect: prune them, or split the sum into a tree.
 
-A neuron's drive is y = w . x + b. Of its n inputs k are kept, one after the other, each the one that explains most of
-what is left of y over calibration data (orthogonal matching pursuit); then the kept weights and the bias are refitted:
+`prune`: a neuron's drive is y = w . x + b. Of its n inputs k are kept, one after the other, each the one that explains
+most of what is left of y over calibration data (orthogonal matching pursuit); then the kept weights and the bias are
+refitted:
 
     min over w', b' of   E (w . x - w' . x_kept - b')^2 + ridge * |w'|^2
 
@@ -10,40 +11,64 @@ layer goes from 11,616 inputs to 64, keeping the largest |w| * rms(x) leaves 11 
 pursuit 97 % (the analog network, no training; 3,000 calibration images, judged on 2,000 others).
 All of it follows from the mean and covariance of x, collected in one sweep.
 
+`split`: every connection stays; ON and OFF neurons carry partial sums of at most k inputs on, 1 + 2 ceil(n / k) neurons
+instead of 1 and no step more (algebra and error in `snnc.sim.partial_sums`).
+
+`auto`: prunes all if that costs at most `budget` points of accuracy on the validation samples. Otherwise splits all,
+and prunes rather, those that would need most neurons first, whichever layers the budget allows. (Not the other way
+round: a layer refitted to few inputs also shields from the errors of pruned layers before it; split alone, it may be
+worse than pruned.)
+
 The pruned connections become a mask that every later trainer keeps. An input behind a pool counts as often as spikes
 can reach it at one time.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Container, Iterator
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from snnc.errors import PipelineError
 from snnc.ir import Array, Constraint, Graph, Node, Stage, roles
-from snnc.pipeline import Context, Pass
+from snnc.pipeline import Context, Pass, single
+from snnc.sim import torch as executor
 from snnc.sim.cost import fan_in, multiplicity
-from snnc.sim.torch import exact, forward, tensors, to_tensor, unfold
+from snnc.sim.judge import accuracy
+from snnc.sim.partial_sums import cut, split, thresholds
+from snnc.sim.pursuit import CHUNK, collect, prune
 
-CHUNK = 32
-"""Samples, and neurons, at a time."""
 LAYERS = ("conv", "dense")
-RIDGE = 1e-3
-"""Relative to the mean variance of the kept inputs."""
-CANDIDATES = 8192
-"""Inputs of one neuron that are looked at; of more, those with the largest |w| * deviation. Bounds the covariance."""
+DEEPEST = 6
+"""Levels of a tree of partial sums: k = 64 needs 3 for two million inputs."""
+
+RANKED = 512
+"""Most samples that the percentile of a partial sum is taken of."""
+
+
+@dataclass(frozen=True)
+class _Pruned:
+    """What pruning makes of one layer."""
+
+    node: Node
+    params: dict[str, Array]
+    constraint: Constraint
+    note: str
 
 
 @dataclass(frozen=True)
 class LimitFanIn(Pass):
-    """Keep `k` connections of every neuron, refitted to stand in for the rest.
+    """Leave every neuron at most `k` connections.
 
     Attributes:
         k: connections per neuron; 64 on DYNAP-SE chips.
-        samples: calibration samples from the beginning of the training part.
+        samples: calibration samples from the beginning of the training part (split: at most `RANKED`).
+        method: `prune` and refit, `split` into partial sums, or `auto`: the cheapest of both within the budget.
+        budget: points of validation accuracy that pruning may cost (auto).
+        percentile: of a partial sum, that a spike at every step stands for (split).
     """
 
     name = "limit-fan-in"
@@ -52,43 +77,121 @@ class LimitFanIn(Pass):
 
     k: int = 64
     samples: int = 4000
+    method: Literal["prune", "split", "auto"] = "prune"
+    budget: float = 0.5
+    percentile: float = 99.9
 
     def __post_init__(self) -> None:
         if self.k < 1 or self.samples < 1:
             raise PipelineError(f"'{self.name}' cannot work with k={self.k}, samples={self.samples}")
+        if not (0 <= self.budget <= 100 and 0 < self.percentile <= 100):
+            raise PipelineError(f"'{self.name}' cannot work with budget={self.budget}, percentile={self.percentile}")
+        if self.method != "prune" and self.k < 4:
+            raise PipelineError(f"'{self.name}' cannot split for k={self.k}", hint="4 inputs: two ON/OFF pairs")
 
     def run(self, graph: Graph, ctx: Context) -> Graph:
-        layers = [n for n in graph.nodes if n.op in LAYERS and n.type.kind == "current" and graph.feeds(n.name, "lif")]
-        share = _shares(graph, layers, self.k)
-        room = {n.name: self._room(graph, n, share[n.name]) for n in layers}
-        wide = [n for n in layers if _weight(graph, n)[0].size > room[n.name]]
-        inputs = _collect(graph, wide, ctx, self.samples, self.name) if wide else {}
+        wide = self._wide(graph)
+        pruned = self._pruned(graph, wide, ctx) if self.method != "split" and wide else {}
+        if self.method == "auto" and wide:
+            chosen = self._chosen(graph, wide, pruned, ctx)
+        else:
+            chosen = set() if self.method == "prune" else {n.name for n in wide}
+        for node in wide:
+            if node.name not in chosen:
+                ctx.note(pruned[node.name].note)
+        new = self._limited(graph, pruned, chosen, ctx)
+        masked = (graph.constraints.keys() >= new.constraints.keys()) and graph.stage is Stage.CONSTRAINED
+        return graph if masked and not wide else new
+
+    def _wide(self, graph: Graph) -> list[Node]:
+        """The layers that have more inputs than fit."""
+        share = _shares(graph, _layers(graph), self.k)
+        return [n for n in _layers(graph) if _weight(graph, n)[0].size > self._room(graph, n, share[n.name])]
+
+    def _limited(self, graph: Graph, pruned: dict[str, _Pruned], chosen: Container[str], ctx: Context) -> Graph:
+        """The graph with the `chosen` layers split, the other wide ones pruned, and a mask on each."""
         params: dict[str, Array] = {}
         constraints: dict[str, Constraint] = {}
         nodes = {n.name: n for n in graph.nodes}
-        for node in layers:
+        for node in _layers(graph):
+            name = roles(node, graph.params)["weight"]
+            if node.name in pruned and node.name not in chosen:
+                nodes[node.name] = pruned[node.name].node
+                params |= pruned[node.name].params
+                constraints[name] = pruned[node.name].constraint
+            else:
+                before = graph.constraints.get(name, Constraint())
+                mask = np.ones(graph.params[name].shape, bool) if before.mask is None else before.mask
+                constraints[name] = replace(before, mask=mask)
+        new = graph.edit(nodes.values(), params=params, constraints=constraints, stage=Stage.CONSTRAINED)
+        return self._split(new, ctx)
+
+    def _pruned(self, graph: Graph, wide: list[Node], ctx: Context) -> dict[str, _Pruned]:
+        """What pruning makes of the wide layers."""
+        share = _shares(graph, _layers(graph), self.k)
+        inputs = collect(graph, wide, self._batches(ctx), ctx.device)
+        found = {}
+        for at, node in enumerate(wide):
+            ctx.progress(self.name, at, len(wide))
             own = roles(node, graph.params)
             weight = graph.params[own["weight"]]
             before = graph.constraints.get(own["weight"], Constraint())
             mask = np.ones(weight.shape, bool) if before.mask is None else before.mask
-            if node in wide:
-                ctx.progress(self.name, wide.index(node), len(wide))
-                kept, shift, mask = _prune(weight, inputs[node.name], room[node.name], mask)
-                kept = replace(before, mask=mask).project(kept)
-                if node.attrs.get("bias_at") == "first-step":
-                    shift = shift * np.float32(graph.steps)
-                bias = f"{node.name}.bias"
-                params |= {own["weight"]: kept, bias: graph.params[own["bias"]] + shift if "bias" in own else shift}
-                nodes[node.name] = replace(
-                    node, inputs=(graph.values(node)[0], own["weight"], bias)
-                ).with_attrs(bias_at=node.attrs.get("bias_at", "per-step"))  # fmt: skip
-                ctx.note(
-                    f"{node.name}: fan-in {weight[0].size} -> {room[node.name]}, {1 - mask.mean():.0%} of weights cut"
-                )
-            constraints[own["weight"]] = replace(before, mask=mask)
-        new = graph.edit(nodes.values(), params=params, constraints=constraints, stage=Stage.CONSTRAINED)
-        done = graph.stage is Stage.CONSTRAINED and all(name in graph.constraints for name in constraints)
-        return graph if done and not wide else new
+            room = self._room(graph, node, share[node.name])
+            kept, shift, mask = prune(weight, inputs[node.name], room, mask)
+            kept = replace(before, mask=mask).project(kept)
+            if node.attrs.get("bias_at") == "first-step":
+                shift = shift * np.float32(graph.steps)
+            bias = f"{node.name}.bias"
+            params = {own["weight"]: kept, bias: graph.params[own["bias"]] + shift if "bias" in own else shift}
+            new = replace(node, inputs=(graph.values(node)[0], own["weight"], bias))
+            new = new.with_attrs(bias_at=node.attrs.get("bias_at", "per-step"))
+            note = f"{node.name}: fan-in {weight[0].size} -> {room}, {1 - mask.mean():.0%} of weights cut"
+            found[node.name] = _Pruned(new, params, replace(before, mask=mask), note)
+        return found
+
+    def _split(self, graph: Graph, ctx: Context) -> Graph:
+        """Partial sums for the layers that are still too wide, and for sums of these that are, level by level."""
+        for _ in range(DEEPEST):
+            wide = self._wide(graph)
+            if not wide:
+                return graph
+            cuts = {n.name: cut(graph, n, self.k // multiplicity(graph, graph.values(n)[0])) for n in wide}
+            for node in wide:
+                _refuse_levels(graph, node)
+                size, sums, many = _weight(graph, node)[0].size, cuts[node.name].sums, _added(graph, node, self.k)
+                ctx.note(f"{node.name}: fan-in {size} -> {sums} partial sums, {many} neurons added, no step more")
+            theta = thresholds(graph, cuts, self._batches(ctx, RANKED), self.percentile, ctx.device)
+            graph = split(graph, cuts, theta)
+        raise PipelineError(f"'{self.name}' found no tree within {DEEPEST} levels for k={self.k}", at=wide[0].at)
+
+    def _chosen(self, graph: Graph, wide: list[Node], pruned: dict[str, _Pruned], ctx: Context) -> set[str]:
+        """The layers to split: none if pruning keeps the budget, else all but those that the budget lets be pruned."""
+        quiet = replace(ctx, notes=[])
+        free, none = _judged(graph, ctx), _judged(self._limited(graph, pruned, (), quiet), ctx)
+        goal = free - self.budget / 100
+        ctx.note(f"unlimited {free:.2%}, all pruned {none:.2%}, budget {self.budget:g} points")
+        if none >= goal:
+            return set()
+        chosen = {n.name for n in wide}
+        share = _judged(self._limited(graph, pruned, chosen, quiet), ctx)
+        ctx.note(f"all split {share:.2%}")
+        added = {n.name: _added(graph, n, self.k) for n in wide}
+        for name in sorted(added, key=added.__getitem__, reverse=True) if len(wide) > 1 else ():
+            less = _judged(self._limited(graph, pruned, chosen - {name}, quiet), ctx)
+            saved = less >= min(goal, share)
+            ctx.note(f"{name} pruned rather: {less:.2%}, {added[name]} neurons {'saved' if saved else 'kept'}")
+            chosen, share = (chosen - {name}, less) if saved else (chosen, share)
+        if max(share, none) < goal:
+            ctx.note(f"the budget is exceeded: the best of these is {max(share, none):.2%}")
+        return chosen if share > none else set()
+
+    def _batches(self, ctx: Context, most: int | None = None) -> Iterator[Array]:
+        """Calibration samples [n, ...], batch after batch."""
+        part = ctx.training(self.name).take(min(self.samples, most or self.samples))
+        for at in range(0, len(part), CHUNK):
+            ctx.progress(f"{self.name}: collect inputs", at, len(part))
+            yield part.x(slice(at, at + CHUNK))
 
     def _room(self, graph: Graph, node: Node, share: int) -> int:
         """How many inputs of the layer fit, each counted as often as spikes can reach it at a time."""
@@ -133,118 +236,28 @@ def _onto(graph: Graph, name: str) -> set[str]:
     return set().union(*(_onto(graph, value) for value in graph.values(graph[name])))
 
 
-@dataclass
-class _Moments:
-    """Sums over rows (samples, positions) of a layer's mean input per step: count, x [G, K], x x^T [G, K, K]."""
-
-    keep: Tensor
-    count: int = 0
-    first: Tensor | float = 0.0
-    second: Tensor | float = 0.0
-
-    def add(self, rows: Tensor) -> None:
-        """Take in rows [G, n, K]."""
-        rows = torch.gather(rows, 2, self.keep[:, None].expand(-1, rows.shape[1], -1))
-        self.count += rows.shape[1]
-        self.first = self.first + rows.double().sum(1)
-        self.second = self.second + rows.transpose(1, 2) @ rows
-
-    def centred(self) -> tuple[Tensor, Tensor]:
-        """Mean [G, K] and covariance [G, K, K], float64 and float32."""
-        mean = torch.as_tensor(self.first) / self.count
-        outer = (mean[:, :, None] * mean[:, None, :]).float()
-        return mean, torch.as_tensor(self.second) / self.count - outer
+def _layers(graph: Graph) -> list[Node]:
+    """The layers that drive neurons, by synapses of their own."""
+    return [n for n in graph.nodes if n.op in LAYERS and n.type.kind == "current" and graph.feeds(n.name, "lif")]
 
 
-def _collect(graph: Graph, layers: list[Node], ctx: Context, samples: int, name: str) -> dict[str, _Moments]:
-    """The moments of every layer's input over calibration data."""
-    split = ctx.training(name).take(samples)
-    params, source = tensors(graph, ctx.device), next(iter(graph.inputs))
-    read = {graph.values(n)[0] for n in layers}
-    found: dict[str, _Moments] = {}
-    with torch.inference_mode(), exact():
-        for at in range(0, len(split), CHUNK):
-            ctx.progress(f"{name}: collect inputs", at, len(split))
-            batch = {source: to_tensor(split.x(slice(at, at + CHUNK)), ctx.device)}
-            values = forward(graph, params, batch, keep=lambda n: n.name in read)
-            for node in layers:
-                rows = _rows(graph, node, values[graph.values(node)[0]].mean(0))
-                if node.name not in found:
-                    found[node.name] = _Moments(_candidates(_weight(graph, node), rows))
-                found[node.name].add(rows)
-    return found
+def _added(graph: Graph, node: Node, k: int) -> int:
+    """Neurons of the first level of partial sums."""
+    inputs = k // multiplicity(graph, graph.values(node)[0])
+    return cut(graph, node, inputs).neurons * math.prod(node.type.shape[1:])
 
 
-def _rows(graph: Graph, node: Node, x: Tensor) -> Tensor:
-    """What the neurons of a layer listen to: [groups, samples * positions, inputs of one neuron]."""
-    if node.op == "dense":
-        return x[None]
-    kernel = _weight(graph, node).shape[2:]
-    return unfold(node, x, (kernel[0], kernel[1])).flatten(1, 2)
+def _judged(graph: Graph, ctx: Context) -> float:
+    """Accuracy on the validation samples."""
+    assert ctx.data is not None
+    part = ctx.data.validation
+    outputs = executor.run(graph, {next(iter(graph.inputs)): part.x()}, ctx.device)
+    return accuracy(single(outputs), part.labels)
 
 
-def _candidates(weight: Array, rows: Tensor) -> Tensor:
-    """Indices [G, K] of the inputs that are looked at, ascending."""
-    groups, _, size = rows.shape
-    if size <= CANDIDATES:
-        return torch.arange(size, device=rows.device).expand(groups, -1)
-    reach = torch.tensor(np.abs(weight).reshape(groups, -1, size).max(axis=1), device=rows.device) * rows.std(1)
-    return reach.topk(CANDIDATES).indices.sort().values
-
-
-def _prune(weight: Array, inputs: _Moments, k: int, present: Array) -> tuple[Array, Array, Array]:
-    """The refitted weights (zero where pruned), what to add to the bias at every step, and the mask.
-
-    Connections that are not `present` stay absent.
-    """
-    mean, covariance = inputs.centred()
-    groups, size = mean.shape[0], weight[0].size
-    rows = torch.tensor(weight.reshape(groups, -1, size), device=mean.device)
-    kept = torch.zeros_like(rows)
-    exists = torch.tensor(present.reshape(groups, -1, size), device=mean.device)
-    full = torch.zeros(groups, size, dtype=torch.float64, device=mean.device).scatter(1, inputs.keep, mean)
-    for g in range(groups):
-        near = rows[g][:, inputs.keep[g]]
-        for at in range(0, len(near), CHUNK):
-            allowed = exists[g, at : at + CHUNK][:, inputs.keep[g]]
-            chosen, values = pursue(covariance[g], near[at : at + CHUNK], min(k, near.shape[1]), allowed)
-            values = values * allowed.gather(1, chosen)
-            kept[g, at : at + CHUNK].scatter_(1, inputs.keep[g][chosen], values)
-    shift = ((rows - kept).double() * full[:, None]).sum(2).flatten()
-    out = kept.reshape(weight.shape).cpu().numpy()
-    return out, shift.float().cpu().numpy(), out != 0
-
-
-def pursue(covariance: Tensor, weights: Tensor, k: int, allowed: Tensor) -> tuple[Tensor, Tensor]:
-    """Orthogonal matching pursuit of drives y = W x: the inputs [O, k] kept of each, and their weights [O, k].
-
-    Args:
-        covariance: of the inputs, [K, K].
-        weights: W, [O, K].
-        k: inputs to keep, at most K.
-        allowed: inputs that a drive may keep, [O, K]; others only where these run out.
-    """
-    deviation = covariance.diagonal().clamp_min(1e-12).sqrt()
-    explained = weights @ covariance
-    chosen = torch.zeros(len(weights), 0, dtype=torch.long, device=weights.device)
-    values = torch.zeros(len(weights), 0, device=weights.device)
-    for _ in range(k):
-        left = explained - torch.einsum("osk,os->ok", covariance[chosen], values)
-        gain = (left / deviation).abs().masked_fill(~allowed, -1.0).scatter(1, chosen, -2.0)
-        chosen = torch.cat([chosen, gain.argmax(1, keepdim=True)], 1)
-        values = _refit(covariance, explained, chosen)
-    return chosen, values
-
-
-def _refit(covariance: Tensor, explained: Tensor, chosen: Tensor) -> Tensor:
-    """Ridge regression of every drive on its chosen inputs, [O, s]."""
-    among = covariance[chosen[:, :, None], chosen[:, None, :]].double()
-    size = chosen.shape[1]
-    ridge = RIDGE * among.diagonal(dim1=1, dim2=2).mean(1).clamp_min(1e-12)
-    among = among + ridge[:, None, None] * torch.eye(size, device=among.device, dtype=among.dtype)
-    wanted = explained.gather(1, chosen).double()
-    refitted: Tensor = torch.linalg.solve(among, wanted[..., None])
-    return refitted[..., 0].float()
+def _refuse_levels(graph: Graph, node: Node) -> None:
+    if graph.constraints.get(roles(node, graph.params)["weight"], Constraint()).bits is not None:
+        raise PipelineError("quantized weights are not split", at=node.at, hint="limit-fan-in before quantize-weights")
 
 
 def _weight(graph: Graph, node: Node) -> Array:

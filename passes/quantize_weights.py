@@ -1,12 +1,25 @@
-"""Put the weights of every layer of neurons onto a symmetric grid of integer levels.
+r"""Put the weights of every layer of neurons onto the levels that the hardware has.
 
-    w = s * q,   q integer,   |q| <= 2**(bits-1) - 1
+    w = s * q,   q one of the levels
 
-per output channel or per tensor. The step s is the one of `RATIOS` * max|w| / (2**(bits-1) - 1) with the smallest
-squared error: a few large weights that are cut cost less than a coarse grid for all. The grid becomes a Constraint:
-before a trainer this is quantization-aware training (the trainer sees the rounded weights and moves the real ones),
-after it post-training quantization. The read-out is left alone unless `readout` asks for it: chips hand spikes to a
-host that reads them out. Weights that stand on such a grid already stay on it.
+per output channel or per tensor. The step s is the one of `RATIOS` * max|w| / max|q| with the smallest squared error: a
+few large weights that are cut cost less than a coarse grid for all (`scales=power-of-two`: the best power of two below
+twice the largest of them, for hardware that shifts). The levels of b bits:
+
+    symmetric       integers, |q| <= 2**(b-1) - 1
+    power-of-two    0 and +-2**i, 0 <= i < 2**(b-1) - 1: a multiplication is a shift
+    base-currents   +-(m_1 c_1 + ... + m_b c_b), m_i in {0, 1}: DYNAP-SE2 switches b currents that a core shares,
+                    and the type of the synapse is the sign; c is searched, one set for a layer
+
+The search for base currents alternates two steps, neither of which raises the error sum_j (|w_j| - m_j . c)^2:
+
+    m_j = the mask whose sum is nearest to |w_j|            c = (M^T M)^-1 M^T |w|   (as long as that stays positive)
+
+from binary currents s * (1, 2, 4, ...) at each of `RATIOS`; the best end wins.
+
+The levels become a Constraint: before a trainer this is quantization-aware training (the trainer sees the rounded
+weights and moves the real ones), after it post-training quantization. The read-out is left alone unless `readout` asks
+for it: chips hand spikes to a host that reads them out. Weights that stand on such levels already stay on them.
 """
 
 from __future__ import annotations
@@ -18,6 +31,7 @@ import numpy as np
 
 from snnc.errors import PipelineError
 from snnc.ir import WEIGHTED, Array, Constraint, Graph, Stage, roles
+from snnc.ir.graph import nearest
 from snnc.pipeline import Context, Pass
 from snnc.sim.cost import first_role
 
@@ -28,6 +42,16 @@ NOTHING = 1e-6
 """Steps below this share of a layer's largest are of channels that training has put to sleep."""
 
 
+POWERS = 5
+"""Most bits of power-of-two levels: 15 powers span all that float weights need."""
+
+ROUNDS = 30
+"""Steps of the search for base currents; it stands still before, as a rule."""
+
+QUANTILES = 8192
+"""Of more weights than this, base currents are searched for so many quantiles."""
+
+
 @dataclass(frozen=True)
 class QuantizeWeights(Pass):
     """Quantize weights to `bits` bits.
@@ -35,6 +59,8 @@ class QuantizeWeights(Pass):
     Attributes:
         bits: 2 to 8.
         per: one step per output `channel`, or per `tensor`.
+        levels: the set of levels, see above.
+        scales: any step, or powers of two only.
         readout: also the layers that have no neurons behind them.
     """
 
@@ -44,11 +70,17 @@ class QuantizeWeights(Pass):
 
     bits: int = 4
     per: Literal["channel", "tensor"] = "channel"
+    levels: Literal["symmetric", "power-of-two", "base-currents"] = "symmetric"
+    scales: Literal["free", "power-of-two"] = "free"
     readout: bool = False
 
     def __post_init__(self) -> None:
         if not 2 <= self.bits <= 8:
             raise PipelineError(f"'{self.name}' knows 2 to 8 bits, not {self.bits}")
+        if self.levels == "power-of-two" and self.bits > POWERS:
+            raise PipelineError(f"'{self.name}' knows power-of-two levels of up to {POWERS} bits, not {self.bits}")
+        if self.levels == "base-currents" and (self.per, self.scales) != ("tensor", "free"):
+            raise PipelineError("base currents are shared by all of a layer, and free", hint="per=tensor scales=free")
 
     def run(self, graph: Graph, ctx: Context) -> Graph:
         params: dict[str, Array] = {}
@@ -60,13 +92,13 @@ class QuantizeWeights(Pass):
                 continue
             name = roles(node, graph.params)[first_role(node)]
             before = graph.constraints.get(name, Constraint())
-            scale = self._step(graph.params[name])
-            if before.bits == self.bits and before.scale is not None and before.scale.shape == scale.shape:
+            levels, scale = self._grid(graph.params[name])
+            if self._obeyed(before, scale, levels):
                 continue
             if (dead := scale <= NOTHING * scale.max()).any():
                 ctx.note(f"{node.at}: {int(dead.sum())} channel(s) without any weight")
                 scale = np.where(dead, scale.max() or np.float32(1), scale)
-            constraints[name] = replace(before, bits=self.bits, scale=scale)
+            constraints[name] = replace(before, bits=self.bits, scale=scale, levels=levels)
             params[name] = constraints[name].project(graph.params[name])
             lost = int(((params[name] == 0) & (graph.params[name] != 0)).sum()) / params[name].size
             if lost >= 0.005:
@@ -75,16 +107,82 @@ class QuantizeWeights(Pass):
             return graph
         return graph.edit(params=params, constraints=constraints, stage=Stage.CONSTRAINED)
 
-    def _step(self, weight: Array) -> Array:
+    def _grid(self, weight: Array) -> tuple[Array | None, Array]:
+        """The levels in units of the step (None: the integers of so many bits), and the step."""
+        if self.levels == "base-currents":
+            currents = base_currents(np.abs(weight[weight != 0]), self.bits)
+            step = np.full((1,) * weight.ndim, currents.max(), np.float32)
+            return _signed(_sums(currents / currents.max())), step
+        powers = _signed(2.0 ** np.arange(2 ** (self.bits - 1) - 1)) if self.levels == "power-of-two" else None
+        return powers, self._step(weight, powers)
+
+    def _obeyed(self, before: Constraint, scale: Array, levels: Array | None) -> bool:
+        """Whether the weights stand on levels of this kind already."""
+        if before.bits != self.bits or before.scale is None or before.scale.shape != scale.shape:
+            return False
+        if self.scales == "power-of-two" and (np.frexp(before.scale)[0] != 0.5).any():
+            return False
+        if self.levels == "base-currents":
+            return before.levels is not None and not np.array_equal(before.levels, np.rint(before.levels))
+        if levels is None or before.levels is None:
+            return levels is before.levels
+        return np.array_equal(before.levels, levels)
+
+    def _step(self, weight: Array, levels: Array | None) -> Array:
         """The step s, float32, broadcastable to the weight."""
         axes = tuple(range(1, weight.ndim)) if self.per == "channel" and weight.ndim > 1 else tuple(range(weight.ndim))
-        top = 2 ** (self.bits - 1) - 1
+        top = 2 ** (self.bits - 1) - 1 if levels is None else levels.max()
         largest = np.abs(weight).max(axis=axes, keepdims=True)
         best, least = np.asarray(largest / top, np.float32), np.full(largest.shape, np.inf)
         for ratio in RATIOS:
             step = np.asarray(ratio * largest / top, np.float32)
             usable = np.where(step > 0, step, np.float32(1))
-            error = np.square(np.clip(np.rint(weight / usable), -top, top) * usable - weight, dtype=np.float64)
-            error = error.sum(axis=axes, keepdims=True)
+            if self.scales == "power-of-two":
+                usable = step = np.asarray(np.exp2(np.ceil(np.log2(usable))), np.float32)
+            near = np.clip(np.rint(weight / usable), -top, top) if levels is None else nearest(weight / usable, levels)
+            error = np.square(near * usable - weight, dtype=np.float64).sum(axis=axes, keepdims=True)
             best, least = np.where(error < least, step, best), np.minimum(error, least)
         return best
+
+
+def base_currents(sizes: Array, count: int) -> Array:
+    """`count` positive numbers, ascending, whose subset sums are near to all `sizes` [n]; algebra in the module."""
+    if not sizes.size:
+        return np.asarray(2.0 ** np.arange(count))
+    sizes = np.sort(sizes.astype(np.float64).reshape(-1))
+    sizes = sizes[np.linspace(0, len(sizes) - 1, min(len(sizes), QUANTILES)).round().astype(int)]
+    best, least = np.zeros(count), np.inf
+    for ratio in RATIOS:
+        currents = ratio * sizes.max() * 2.0 ** np.arange(count) / (2**count - 1)
+        for _ in range(ROUNDS):
+            masks = _masks(count)[_nearest(sizes, _masks(count) @ currents)]
+            error = float(np.square(masks @ currents - sizes).sum())
+            if error < least:
+                best, least = currents, error
+            found = np.linalg.lstsq(masks.T @ masks, masks.T @ sizes, rcond=None)[0]
+            if not (found > 0).all() or np.array_equal(found, currents):
+                break
+            currents = found
+    return np.sort(best)
+
+
+def _masks(count: int) -> Array:
+    """All ways to switch `count` currents, [2**count, count]."""
+    return np.asarray((np.arange(2**count)[:, None] >> np.arange(count)) & 1, np.float64)
+
+
+def _nearest(values: Array, sums: Array) -> Array:
+    """The index of the nearest sum to every value."""
+    order = np.argsort(sums, kind="stable")
+    ranked = sums[order]
+    return np.asarray(order[np.searchsorted((ranked[1:] + ranked[:-1]) / 2, values)])
+
+
+def _sums(currents: Array) -> Array:
+    """All subset sums but 0, ascending."""
+    return np.asarray(np.unique((_masks(len(currents)) @ currents).astype(np.float32))[1:])
+
+
+def _signed(sizes: Array) -> Array:
+    """0 and these levels with both signs, ascending, float32."""
+    return np.asarray(np.concatenate([-sizes[::-1], [0.0], sizes]), np.float32)

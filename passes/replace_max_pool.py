@@ -1,8 +1,10 @@
 """Replace every max pool by an average pool over the same window, followed by neurons of its own.
 
-A maximum over spike trains is no synapse. The average is, but smaller than the maximum, so it is an approximation
-that a trainer has to mend: behind the pool stands a relu with the max pool's name, which becomes a layer of neurons
-whose threshold fits the average, and whose teacher is the max pool. A pool of the raw input stays: it is the host's.
+A maximum over spike trains is no synapse: it takes a counter for each input, which few chips have (without this pass
+threshold-layernorm keeps max pools that read neurons, exactly). The average is one, but smaller than the maximum, so it
+is an approximation that a trainer has to mend: behind the pool stands a relu with the max pool's name, which becomes a
+layer of neurons whose threshold fits the average, and whose teacher is the max pool. A pool of the raw input stays: it
+is the host's.
 """
 
 from __future__ import annotations

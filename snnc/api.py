@@ -25,6 +25,8 @@ from .report import Ledger
 from .sim import reference
 from .sim import torch as torch_executor
 from .sim.cost import Cost, measure
+from .sim.diagnosis import diagnose
+from .sim.findings import Diagnosis
 from .sim.judge import accuracy
 from .target import Artifact, Chip, Finding, Target
 from .targets import TARGETS
@@ -256,6 +258,21 @@ def run(
     outputs = chip.run(x, progress) if chip is not None else torch_executor.run(artifact.graph, {name: x}, device)
     cost = measure(artifact.graph, artifact.graph.teacher, split.take(COST_SAMPLES).x(), device)
     return accuracy(single(outputs), split.labels), outputs, cost
+
+
+def explain(
+    artifact: str | Path | Artifact, split: Split, device: str = "cpu", progress: Progress = silent
+) -> Diagnosis:
+    """Why an artifact's network differs from its teacher on samples: causes by layer, and what mends most.
+
+    Raises:
+        ArtifactError: the folder is no artifact, or was tampered with.
+        DataError: the samples do not fit the model.
+    """
+    graph = artifact.graph if isinstance(artifact, Artifact) else open(artifact).graph
+    Data(split, split, split).check(graph)
+    assert graph.teacher is not None
+    return diagnose(graph, graph.teacher, split.x(), split.labels, device, progress)
 
 
 def check_place(folder: str | Path) -> None:

@@ -27,6 +27,7 @@ NARROW: dict[tuple[str, str], st.SearchStrategy[Any]] = {
     ("quantize-weights", "bits"): st.integers(2, 8),
     ("dynap-sim", "bits"): st.integers(2, 8),
     ("dynap-sim", "guard_bits"): st.integers(0, 16),
+    ("threshold-layernorm", "skip"): st.just(0),  # fewer than the steps, however few those are
 }
 """Options with bounds of their own; the rest are fine with any share or any count."""
 

@@ -22,6 +22,7 @@ from snnc.targets import TARGETS
 from snnc.train import TRAINERS
 
 from . import show
+from .explain import explain
 from .params import READABLE, output_options, reading_options, scaling_options
 
 
@@ -198,6 +199,9 @@ def calibrate(
         where = None if out is None else str(out)
         return show.emit({"chip": chip, "before": before, "after": after, "ledger": ledger.to_json(), "state": where})
     return show.show_ledger(ledger)
+
+
+cli.add_command(explain)
 
 
 def listing(name: str, table: spec.Registry[Any], text: str) -> None:

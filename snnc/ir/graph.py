@@ -94,14 +94,17 @@ class Constraint:
         bits: weights are `scale * q` with integer q, |q| <= 2**(bits-1) - 1 (symmetric, no lowest code).
         scale: the step between two levels, float32, broadcastable to the param.
         mask: bool, the shape of the param; False where a connection must stay absent.
+        levels: the q that there are where they are not those integers: float32, ascending, with 0; at most 2**bits
+            magnitudes (a sign may be stored elsewhere: on DYNAP-SE2 it is the type of the synapse).
     """
 
     bits: int | None = None
     scale: Array | None = None
     mask: Array | None = None
+    levels: Array | None = None
 
     def __post_init__(self) -> None:
-        for name in ("scale", "mask"):
+        for name in CONSTRAINT_ARRAYS:
             if (array := getattr(self, name)) is not None:
                 object.__setattr__(self, name, frozen(array))
 
@@ -110,12 +113,16 @@ class Constraint:
         """The largest level q, 2**(bits-1) - 1."""
         if self.bits is None:
             raise GraphError("this constraint has no levels")
+        if self.levels is not None:
+            raise GraphError("these levels are a set of their own, not the integers of so many bits")
         return int(2 ** (self.bits - 1) - 1)
 
     def project(self, param: Array) -> Array:
-        """The nearest array that obeys: absent connections zero, the rest on the level grid (ties to even)."""
+        """The nearest array that obeys: absent connections zero, the rest on levels (ties to even; of a set, down)."""
         out = param.astype(np.float32)
-        if self.bits is not None and self.scale is not None:
+        if self.levels is not None and self.scale is not None:
+            out = nearest(out / self.scale, self.levels) * self.scale
+        elif self.bits is not None and self.scale is not None:
             out = np.clip(np.rint(out / self.scale), -self.top_level, self.top_level) * self.scale
         if self.mask is not None:
             out = np.where(self.mask, out, np.float32(0))
@@ -134,8 +141,20 @@ class Constraint:
             return np.asarray(param * factor, np.float32), None
         size = most[0] if (most == most[0]).all() else most.reshape(-1, *[1] * (param.ndim - 1))
         step = np.asarray(self.scale * size, np.float32)
-        levels = np.rint(param / self.scale) * np.sign(factor)
-        return np.asarray(levels * step, np.float32), Constraint(self.bits, step, self.mask)
+        if self.levels is not None and not np.array_equal(self.levels, -self.levels[::-1]) and (factor < 0).any():
+            return np.asarray(param * factor, np.float32), None
+        near = np.rint(param / self.scale) if self.levels is None else nearest(param / self.scale, self.levels)
+        made = np.asarray(near * np.sign(factor) * step, np.float32)
+        return made, Constraint(self.bits, step, self.mask, self.levels)
+
+
+CONSTRAINT_ARRAYS = ("scale", "mask", "levels")
+
+
+def nearest(values: Array, levels: Array) -> Array:
+    """The nearest of ascending `levels` to every value; halfway between two, the lower one."""
+    middles = (levels[1:].astype(np.float64) + levels[:-1]) / 2
+    return np.asarray(levels[np.searchsorted(middles, values)])
 
 
 def frozen(array: Array) -> Array:
@@ -196,10 +215,10 @@ class Graph:
         return tuple(name for name in node.inputs if name not in self.params)
 
     def arrays(self) -> dict[str, Array]:
-        """Every array of the graph by name: params, and `PARAM@scale`, `PARAM@mask` of the constraints."""
+        """Every array of the graph by name: params, and `PARAM@scale`, `@mask`, `@levels` of the constraints."""
         found = dict(self.params)
         for name, constraint in self.constraints.items():
-            for part in ("scale", "mask"):
+            for part in CONSTRAINT_ARRAYS:
                 if (array := getattr(constraint, part)) is not None:
                     found[f"{name}@{part}"] = array
         return dict(sorted(found.items()))

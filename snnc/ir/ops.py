@@ -19,7 +19,7 @@ Ops and what they compute per sample (linear ops also per time step), shapes wit
     batchnorm  [C,...]                gamma * (x - mean) / sqrt(var + epsilon) + beta
     relu       any                    min(max(x, 0), max)
     leakyrelu  any                    x where x >= 0, else slope * x; slope scalar, [C] or the whole shape
-    maxpool    [C,H,W] -> [C,H',W']
+    maxpool    [C,H,W] -> [C,H',W']   of spikes: one wherever the largest count so far in the window grows (snnc.sim)
     softmax, logsoftmax               along `axis`
     standardize                       (x - mean) / sqrt(var + epsilon), both over `axes` of the sample itself
     reduce     any                    over `axes`, which go; `by` sum, mean, max, min, prod
@@ -28,9 +28,11 @@ Ops and what they compute per sample (linear ops also per time step), shapes wit
     constant   -> shape of `value`    the same for every sample
     mul, div, power, maximum, minimum of equal shapes, elementwise; matmul [..,n,k] [..,k,m] -> [..,n,m]
     sigmoid, tanh, elu, ...           elementwise, see CURVES
-    encode     analog -> current      code `direct`: x/T at every step; `first-step`: x at t = 1, then 0 (PTL 3.4)
+    encode     analog -> current      code `direct`: x/T at every step; `first-step`: x at t = 1, then 0 (PTL 3.4);
+                                      `rate`: events of +-max/T by chance (snnc.sim.encoding), its `seed` and `max`
     lif        current -> spikes      snnc.sim.neurons; params alpha, theta, u0 scalar, [C] or the whole shape
-    decode     current|spikes -> analog   sum over the T steps: aggregate potential, or spike count
+    decode     current|spikes -> analog   sum over the T steps: aggregate potential, or spike count; of the steps
+                                      behind the first `skip` only (delayed read-out), times T/(T - skip)
 
 A bias of a time-stepped op carries a total charge b: at the first step (`bias_at = first-step`), or b as stored at
 every step (`bias_at = per-step`, after the pass bias-per-step has divided it by T).
@@ -56,14 +58,15 @@ WINDOW: Mapping[str, type] = {"strides": tuple, "pads": tuple, "dilations": tupl
 CONV: Mapping[str, type] = {**WINDOW, "group": int, "bias_at": str}
 CHOICES: Mapping[str, tuple[str, ...]] = {
     "bias_at": ("first-step", "per-step"),
-    "code": ("direct", "first-step"),
+    "code": ("direct", "first-step", "rate"),
     "reset": ("subtract", "subtract-decayed", "zero"),
     "by": ("sum", "mean", "max", "min", "prod"),
     "approximate": ("none", "tanh"),
     "over": ("clip", "finite", "inf", "nan"),
 }
-MAY_LACK = ("max", "min", "bias_at")
-"""Attributes that a node can do without: bounds that are not there, biases that no time passes over."""
+MAY_LACK = ("max", "min", "bias_at", "seed", "skip")
+"""Attributes that a node can do without: bounds that are not there, biases that no time passes over, chance (only the
+code `rate` has it, and needs it), a delay of the read-out."""
 
 
 @dataclass(frozen=True)
@@ -159,6 +162,11 @@ def _analog(kinds: Sequence[Kind]) -> Kind | None:
     return "analog" if set(kinds) == {"analog"} else None
 
 
+def _unweighted(kinds: Sequence[Kind]) -> Kind | None:
+    """Analog stays analog, spikes stay spikes; a current is no count."""
+    return None if "current" in kinds else kinds[0]
+
+
 def _none(kinds: Sequence[Kind]) -> Kind | None:
     return "analog"
 
@@ -205,7 +213,7 @@ OPS: Mapping[str, Op] = {
     "relu": Op(1, _analog, shapes.each, attrs={"max": float}),
     "leakyrelu": Op(1, _analog, shapes.each, ("slope",)),
     **CURVES,
-    "maxpool": Op(1, _analog, shapes.pool, attrs={**WINDOW, "kernel": tuple}),
+    "maxpool": Op(1, _unweighted, shapes.pool, attrs={**WINDOW, "kernel": tuple}),
     "softmax": Op(1, _analog, shapes.along_axis, attrs={"axis": int}),
     "logsoftmax": Op(1, _analog, shapes.along_axis, attrs={"axis": int}),
     "standardize": Op(1, _analog, shapes.standardized, attrs={"axes": tuple, "epsilon": float}),
@@ -220,7 +228,11 @@ OPS: Mapping[str, Op] = {
     "minimum": Op(None, _analog, shapes.equal),
     "matmul": Op(2, _analog, shapes.matmul),
     "encode": Op(
-        1, lambda k: "current" if k[0] == "analog" else None, shapes.each, attrs={"code": str}, stages=SPIKING
+        1,
+        lambda k: "current" if k[0] == "analog" else None,
+        shapes.each,
+        attrs={"code": str, "seed": int, "max": float},
+        stages=SPIKING,
     ),
     "lif": Op(
         1,
@@ -230,7 +242,7 @@ OPS: Mapping[str, Op] = {
         attrs={"reset": str},
         stages=SPIKING,
     ),
-    "decode": Op(1, lambda k: None if k[0] == "analog" else "analog", shapes.each, stages=SPIKING),
+    "decode": Op(1, lambda k: None if k[0] == "analog" else "analog", shapes.each, attrs={"skip": int}, stages=SPIKING),
 }
 
 WEIGHTED = ("conv", "local", "dense", "scale")

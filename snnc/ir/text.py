@@ -41,6 +41,7 @@ def to_text(graph: Graph) -> str:
         lines.append(f"param {name}: {array.dtype}[{','.join(map(str, array.shape))}]")
     for name, c in sorted(graph.constraints.items()):
         parts = {"bits": c.bits, "mask": c.mask is not None, "scale": c.scale is not None}
+        parts |= {} if c.levels is None else {"levels": True}
         lines.append(f"constraint {name}: {_json(parts)}")
     for node in graph.nodes:
         attrs = f" {_json(dict(node.attrs))}" if node.attrs else ""
@@ -118,7 +119,8 @@ def _constraint(arrays: Mapping[str, Array], name: str, parts: dict[str, object]
         raise ValueError(f"bits={bits}")
     scale = arrays[f"{name}@scale"] if parts["scale"] else None
     mask = arrays[f"{name}@mask"] if parts["mask"] else None
-    return Constraint(bits, scale, None if mask is None else mask.astype(np.bool_))
+    levels = arrays[f"{name}@levels"] if parts.get("levels") else None
+    return Constraint(bits, scale, None if mask is None else mask.astype(np.bool_), levels)
 
 
 def _node(line: str) -> Node:

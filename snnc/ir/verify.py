@@ -6,7 +6,7 @@ import numpy as np
 
 from snnc.errors import GraphError, SnncError
 
-from .graph import Constraint, Graph, Node, Stage, TensorType
+from .graph import Array, Constraint, Graph, Node, Stage, TensorType
 from .ops import NAME, OPS, infer, roles
 
 
@@ -44,7 +44,40 @@ def _node_problems(graph: Graph, node: Node, made: TensorType) -> list[GraphErro
     charged = made.kind != "analog" and OPS[node.op].optional in roles(node, graph.params)
     if charged != ("bias_at" in node.attrs):
         found.append(GraphError("bias_at belongs to a time-stepped op with a bias, and to nothing else", at=node.at))
-    return found
+    if node.op == "encode":
+        found += _chance(node)
+    return found + (_delay(graph, node) if node.attrs.get("skip") else [])
+
+
+def _chance(node: Node) -> list[GraphError]:
+    """The code `rate`, and no other, has a seed and the value that is an event at every step."""
+    own = {"seed", "max"} & set(node.attrs)
+    if own != ({"seed", "max"} if node.attrs.get("code") == "rate" else set()):
+        return [GraphError("seed and max belong to the code 'rate', and to no other", at=node.at)]
+    if own and not (0 < np.float32(str(node.attrs["max"])) < np.inf and 0 <= int(str(node.attrs["seed"])) < 2**63):
+        return [GraphError("the code 'rate' needs a max above 0 and a seed from 0 to 2**63 - 1", at=node.at)]
+    return []
+
+
+def _delay(graph: Graph, node: Node) -> list[GraphError]:
+    """A delayed read-out must leave steps to count, and lose no charge that arrives at the first one only."""
+    skip = int(str(node.attrs["skip"]))
+    if not 0 <= skip < graph.steps:
+        return [GraphError(f"a read-out cannot skip {skip} of {graph.steps} steps", at=node.at)]
+    early = sorted(_early(graph, graph.values(node)[0]))
+    why = f"the read-out skips the first {skip} step(s), at which all charge of {', '.join(early)} arrives"
+    return [GraphError(why, at=node.at, hint="spread it over the steps: bias-per-step, code=direct")] if early else []
+
+
+def _early(graph: Graph, name: str) -> set[str]:
+    """The biases and encodings of the first step only that reach the current `name` without neurons between."""
+    if name not in graph or graph[name].op == "lif":
+        return set()
+    node = graph[name]
+    if node.op == "encode":
+        return {name} if node.attrs["code"] == "first-step" else set()
+    own = {name} if node.attrs.get("bias_at") == "first-step" else set[str]()
+    return own.union(*(_early(graph, value) for value in graph.values(node)))
 
 
 def _outputs(graph: Graph, types: dict[str, TensorType]) -> list[GraphError]:
@@ -86,8 +119,22 @@ def _constraint(name: str, constraint: Constraint, graph: Graph) -> list[GraphEr
             shape = ()
         if shape != param.shape or constraint.scale.dtype != np.float32 or not (constraint.scale > 0).all():
             return [GraphError(f"the scale on '{name}' is not positive float32 broadcastable to {list(param.shape)}")]
+    if constraint.levels is not None and (wrong := _levels(constraint.levels, constraint.bits)):
+        return [GraphError(f"the levels on '{name}' {wrong}")]
     off = int((constraint.project(param) != param).sum())
     return [GraphError(f"{off} of {param.size} values of '{name}' break its constraint")] if off else []
+
+
+def _levels(levels: Array, bits: int | None) -> str:
+    """What is wrong with a set of levels; nothing: empty."""
+    if bits is None:
+        return "have neither bits nor scale"
+    if levels.ndim != 1 or levels.dtype != np.float32 or not np.isfinite(levels).all():
+        return "are no finite float32 vector"
+    if not (np.diff(levels) > 0).all() or 0 not in levels:
+        return "do not ascend, or lack 0"
+    most = len(np.unique(np.abs(levels)))
+    return f"are {most} magnitudes: {bits} bits tell {2**bits} apart" if most > 2**bits else ""
 
 
 def _stage(graph: Graph) -> list[GraphError]:

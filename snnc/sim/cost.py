@@ -30,7 +30,8 @@ class Cost:
 
     Attributes:
         synops: spike-driven synaptic operations (accumulates), mean over the samples.
-        input_macs: multiply-accumulates of the layers that read the analog input, done once under direct encoding.
+        input_macs: multiply-accumulates of the layers that read the analog input, done once under direct encoding;
+            an input of events (code `rate`) costs synops instead.
         ann_macs: multiply-accumulates of the teacher.
         spikes: spikes of all neurons, mean over the samples.
         rate: spikes per neuron and time step.
@@ -58,11 +59,12 @@ def measure(graph: Graph, teacher: Graph | None, x: Array, device: str = "cpu") 
     """The cost of a spiking `graph` on samples x [N, ...]."""
     batch = {next(iter(graph.inputs)): to_tensor(x, device)}
     with torch.inference_mode(), exact():
-        values = forward(graph, tensors(graph, device), batch, keep=lambda node: node.op == "lif")
-        counts = {n.name: values[n.name].sum(0).cpu() for n in graph.nodes if n.op == "lif"}
-    spiking = arriving(graph, lambda name, kind: counts[name] if name in counts else torch.zeros(1, *kind.shape))
+        values = forward(graph, tensors(graph, device), batch, keep=_sends)
+        sent = {n.name: (values[n.name] != 0).sum(0).cpu().to(torch.float32) for n in graph.nodes if _sends(n)}
+    counts = {name: count for name, count in sent.items() if graph[name].op == "lif"}
+    spiking = arriving(graph, lambda name, kind: sent[name] if name in sent else torch.zeros(1, *kind.shape))
     every = _ones(graph)
-    from_input = arriving(graph, lambda name, kind: torch.full((1, *kind.shape), float(name not in counts)))
+    from_input = arriving(graph, lambda name, kind: torch.full((1, *kind.shape), float(name not in sent)))
     spikes = sum(float(c.sum()) for c in counts.values()) / len(x)
     neurons = sum(c[0].numel() for c in counts.values())
     return Cost(
@@ -76,6 +78,12 @@ def measure(graph: Graph, teacher: Graph | None, x: Array, device: str = "cpu") 
         synapses=int(sum(float(v.sum(dtype=torch.float64)) for n, v in every.items() if n in counts)),
         fan_in=fan_in(graph),
     )
+
+
+def _sends(node: Node) -> bool:
+    """Whether events begin here: neurons, an input as events, and max pools, which pass on some without synapses."""
+    pool = node.op == "maxpool" and node.type.kind == "spikes"
+    return node.op == "lif" or pool or node.attrs.get("code") == "rate"
 
 
 def macs(graph: Graph) -> dict[str, int]:

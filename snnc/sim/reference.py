@@ -16,6 +16,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from snnc.ir import Array, Graph, Node, attr_ints, roles
 
 from .curves import CURVES, curve
+from .encoding import events
 from .neurons import membrane
 
 Params = dict[str, Array]
@@ -34,20 +35,23 @@ def run(graph: Graph, x: Mapping[str, Array], record: dict[str, Array] | None = 
             value = graph.params[node.inputs[0]].astype(np.float64)
             values[node.name] = np.broadcast_to(value, (len(next(iter(x.values()))), *node.type.shape))
         else:
-            values[node.name] = _evaluate(graph, node, [values[name] for name in graph.values(node)])
+            values[node.name] = _evaluate(graph, node, [values[name] for name in graph.values(node)], x)
     if record is not None:
         record.update(values)
     return {user: values[name] for user, name in graph.outputs.items()}
 
 
-def _evaluate(graph: Graph, node: Node, inputs: list[Array]) -> Array:
+def _evaluate(graph: Graph, node: Node, inputs: list[Array], x: Mapping[str, Array]) -> Array:
     params = {role: graph.params[name].astype(np.float64) for role, name in roles(node, graph.params).items()}
     if node.op == "encode":
-        return _encode(node, inputs[0], graph.steps)
+        return _encode(node, inputs[0], graph.steps, x)
     if node.op == "decode":
-        return np.asarray(inputs[0].sum(axis=0))
+        skip = int(str(node.attrs.get("skip", 0)))
+        return np.asarray(inputs[0][skip:].sum(axis=0) * (graph.steps / (graph.steps - skip)))
     if node.op == "lif":
         return _lif(node, inputs[0], params)
+    if node.op == "maxpool" and node.type.kind == "spikes":
+        return _spiking_maxpool(node, inputs[0])
     if node.type.kind == "analog":
         return _biased(node, KERNELS[node.op](node, inputs, params), params)
     made = []
@@ -67,7 +71,9 @@ def per_channel(param: Array, rank: int) -> Array:
     return param.reshape(-1, *[1] * (rank - 1)) if param.ndim == 1 and rank > 1 else param
 
 
-def _encode(node: Node, x: Array, steps: int) -> Array:
+def _encode(node: Node, x: Array, steps: int, inputs: Mapping[str, Array]) -> Array:
+    if node.attrs["code"] == "rate":
+        return events(node, x, inputs, steps) * (float(str(node.attrs["max"])) / steps)
     if node.attrs["code"] == "direct":
         return np.repeat((x / steps)[None], steps, axis=0)
     return np.concatenate([x[None], np.zeros((steps - 1, *x.shape))])
@@ -126,6 +132,24 @@ def _avgpool(node: Node, x: list[Array], p: Params) -> Array:
 def _maxpool(node: Node, x: list[Array], p: Params) -> Array:
     kernel = attr_ints(node, "kernel")
     return np.asarray(_windows(node, x[0], (kernel[0], kernel[1]), fill=-np.inf).max(axis=(-2, -1)))
+
+
+def _spiking_maxpool(node: Node, spikes: Array) -> Array:
+    r"""A spike wherever the largest count so far in the window grows; spikes [T, N, ...].
+
+        out[t] = M[t] - M[t-1],   M[t] = max_{i in window} c_i[t],   c_i[t] = sum_{s <= t} s_i[s],   M[0] = 0
+
+    out is 0 or 1: a count never falls and grows by at most 1 a step, and so does the largest of several. The sum
+    telescopes to M[T], the maximum of the final counts, exactly. Pads count 0, which no maximum of counts notices.
+    """
+    kernel = attr_ints(node, "kernel")
+    count, most, made = np.zeros_like(spikes[0]), np.zeros((len(spikes[0]), *node.type.shape)), []
+    for arrived in spikes:
+        count = count + arrived
+        now = _windows(node, count, (kernel[0], kernel[1])).max(axis=(-2, -1))
+        made.append(now - most)
+        most = now
+    return np.stack(made)
 
 
 def _batchnorm(node: Node, x: list[Array], p: Params) -> Array:

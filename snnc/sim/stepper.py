@@ -15,7 +15,7 @@ from snnc.errors import GraphError
 from snnc.ir import Graph, Node, roles
 
 from .neurons import membrane
-from .torch import KERNELS, Tensors, biased, encode, per_channel
+from .torch import KERNELS, Tensors, biased, delay, encode, largest, per_channel
 
 Disturb = Callable[[Node, Tensor], Tensor]
 
@@ -26,7 +26,9 @@ class Stepper:
     Attributes:
         values: every value at the present step [N, ...]; analog ones once they are known.
         potential: U[t] by lif node.
+        read: what was summed up so far, by decode node.
         count: C[t], the spikes so far, by lif node.
+        arrived, most: the spikes so far that a spiking max pool was sent and their largest in each window, by node.
         t: steps done.
     """
 
@@ -40,6 +42,9 @@ class Stepper:
         self.values: dict[str, Tensor] = dict(x)
         self.potential: dict[str, Tensor] = {}
         self.count: dict[str, Tensor] = {}
+        self.arrived: dict[str, Tensor] = {}
+        self.most: dict[str, Tensor] = {}
+        self.read: dict[str, Tensor] = {}
         self.t = 0
         self._trains: dict[str, Tensor] = {}
         self._still: set[str] = set()
@@ -51,7 +56,8 @@ class Stepper:
         """Analog values before the first encoding, currents that stay the same, and the neurons' start."""
         read = self.graph.values(node)
         if node.op == "encode":
-            self._trains[node.name] = encode(node, self.values[read[0]], self.graph.steps)
+            inputs = {name: self.values[name] for name in self.graph.inputs}
+            self._trains[node.name] = encode(node, self.values[read[0]], self.graph.steps, inputs)
             if len(self._trains[node.name]) == 1:
                 self.values[node.name] = self._trains[node.name][0]
                 self._still.add(node.name)
@@ -61,7 +67,11 @@ class Stepper:
             self.potential[node.name] = u0.expand(shape)
             self.values[node.name] = self.count[node.name] = torch.zeros(shape, device=u0.device)
         elif node.op == "decode":
-            self.values[node.name] = torch.zeros((self._batch(), *node.type.shape), device=self._device())
+            self.read[node.name] = torch.zeros((self._batch(), *node.type.shape), device=self._device())
+            self.values[node.name] = self.read[node.name]
+        elif node.op == "maxpool" and node.type.kind == "spikes":
+            for held, shape in ((self.arrived, self.graph.type(read[0]).shape), (self.most, node.type.shape)):
+                held[node.name] = torch.zeros((self._batch(), *shape), device=self._device())
         elif node.type.kind == "analog" and node.name not in self._head:
             self.values[node.name] = self._compute(node)
         elif node.attrs.get("bias_at") != "first-step" and read and set(read) <= self._still:
@@ -78,9 +88,11 @@ class Stepper:
             if node.op == "encode":
                 self.values[node.name] = self._trains[node.name][self.t - 1]
             elif node.op == "decode":
-                self.values[node.name] = self.values[node.name] + self.values[read[0]]
+                self._read_out(node, self.values[read[0]])
             elif node.op == "lif":
                 self._fire(node, self.values[read[0]])
+            elif node.name in self.most:
+                self._pool(node, self.values[read[0]])
             elif node.type.kind != "analog":
                 self.values[node.name] = self._compute(node)
 
@@ -102,6 +114,19 @@ class Stepper:
             spikes = self.disturb["spikes"](node, spikes)
         self.potential[node.name], self.values[node.name] = u, spikes
         self.count[node.name] = self.count[node.name] + spikes
+
+    def _pool(self, node: Node, spikes: Tensor) -> None:
+        """A spike wherever the largest count in the window grows (snnc.sim.reference has the formula)."""
+        self.arrived[node.name] = self.arrived[node.name] + spikes
+        most = largest(node, self.arrived[node.name])
+        self.values[node.name], self.most[node.name] = most - self.most[node.name], most
+
+    def _read_out(self, node: Node, value: Tensor) -> None:
+        """The sum over the steps that count; what was skipped is made up for by a factor."""
+        skip, more = delay(node, self.graph.steps)
+        if self.t > skip:
+            self.read[node.name] = self.read[node.name] + value
+            self.values[node.name] = self.read[node.name] * more if skip else self.read[node.name]
 
     def _compute(self, node: Node) -> Tensor:
         own = self._own(node)

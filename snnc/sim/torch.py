@@ -20,6 +20,7 @@ from torch import Tensor
 from snnc.ir import Array, Graph, Node, attr_ints, roles
 
 from .curves import CURVES, curve
+from .encoding import events
 from .window import fire
 
 Tensors = Mapping[str, Tensor]
@@ -76,6 +77,7 @@ def forward(
     width: float = 1.0,
     detach: bool = False,
     keep: Callable[[Node], bool] | None = None,
+    before: Callable[[Node, Tensor], None] | None = None,
 ) -> dict[str, Tensor]:
     """Run `graph` on tensors, differentiable in `params`: every value, analog [N, ...], time-stepped [T or 1, N, ...].
 
@@ -86,6 +88,7 @@ def forward(
         detach: layers learn alone: what a layer of neurons hands on carries no gradient (LTL, section 2.2).
             What is given back are the undetached spikes.
         keep: which values to give back besides the outputs; all by default.
+        before: told of every layer of neurons and its current before it fires; may replace params that are read later.
     """
     values: dict[str, Tensor] = dict(x)
     handed: dict[str, Tensor] = dict(x)
@@ -94,8 +97,13 @@ def forward(
     count = len(next(iter(x.values())))
     for node in graph.nodes:
         read = graph.values(node)
+        if before is not None and node.op == "lif":
+            before(node, handed[read[0]])
         own = {role: params[name] for role, name in roles(node, graph.params).items()}
-        made = _evaluate(node, [handed[name] for name in read], own, count, graph.steps, width)
+        if node.op == "encode":
+            made = encode(node, handed[read[0]], graph.steps, x)
+        else:
+            made = _evaluate(node, [handed[name] for name in read], own, count, graph.steps, width)
         values[node.name] = made
         handed[node.name] = made.detach() if detach and node.op == "lif" else made
         for name in dict.fromkeys(read):
@@ -107,12 +115,12 @@ def forward(
 
 
 def _evaluate(node: Node, inputs: list[Tensor], params: Tensors, count: int, steps: int, width: float) -> Tensor:
-    if node.op == "encode":
-        return encode(node, inputs[0], steps)
     if node.op == "decode":
-        return inputs[0].sum(0) if len(inputs[0]) == steps else inputs[0][0] * steps
+        return _decode(node, inputs[0], steps)
     if node.op == "lif":
         return _lif(node, inputs[0], params, steps, width)
+    if node.op == "maxpool" and node.type.kind == "spikes":
+        return _spiking_maxpool(node, inputs[0])
     if node.op == "constant":
         return params["value"].expand(count, *node.type.shape)
     if node.type.kind == "analog":
@@ -136,11 +144,37 @@ def per_channel(param: Tensor, rank: int) -> Tensor:
     return param.reshape(-1, *[1] * (rank - 1)) if param.ndim == 1 and rank > 1 else param
 
 
-def encode(node: Node, x: Tensor, steps: int) -> Tensor:
-    """The current an input makes: [1, N, ...] if it is constant, else [T, N, ...]."""
+def encode(node: Node, x: Tensor, steps: int, inputs: Tensors) -> Tensor:
+    """The current a value x [N, ...] makes: [1, N, ...] if it is constant, else [T, N, ...].
+
+    Args:
+        inputs: the network's inputs: what chance depends on.
+    """
     if node.attrs["code"] == "direct":
         return (x / steps)[None]
+    if node.attrs["code"] == "rate":
+        samples = {name: _array(value) for name, value in inputs.items()}
+        made = torch.tensor(events(node, _array(x), samples, steps), device=x.device).to(x.dtype)
+        made = made * (float(str(node.attrs["max"])) / steps)
+        return made + (x - x.detach()) / steps if x.requires_grad else made
     return torch.cat([x[None], x.new_zeros(steps - 1, *x.shape)])
+
+
+def _array(value: Tensor) -> Array:
+    return np.asarray(value.detach().cpu().numpy())
+
+
+def delay(node: Node, steps: int) -> tuple[int, float]:
+    """The steps that a `decode` skips, and the factor T / (T - skip) that makes up for them."""
+    skip = int(str(node.attrs.get("skip", 0)))
+    return skip, steps / (steps - skip)
+
+
+def _decode(node: Node, x: Tensor, steps: int) -> Tensor:
+    if len(x) == 1:
+        return x[0] * steps
+    skip, more = delay(node, steps)
+    return x[skip:].sum(0) * more if skip else x.sum(0)
 
 
 def _lif(node: Node, current: Tensor, params: Tensors, steps: int, width: float) -> Tensor:
@@ -197,8 +231,22 @@ def _window_sum(node: Node, image: Tensor) -> Tensor:
 
 
 def _maxpool(node: Node, x: list[Tensor], p: Tensors) -> Tensor:
+    return largest(node, x[0], -torch.inf)
+
+
+def _spiking_maxpool(node: Node, spikes: Tensor) -> Tensor:
+    """The formula of the reference, all steps at once. The gradient goes where the largest count is at each step:
+
+    the total's to every spike of the position that wins in the end (the first of equals), as in a max pool of counts.
+    """
+    most = largest(node, spikes.cumsum(0).flatten(0, 1)).reshape(*spikes.shape[:2], *node.type.shape)
+    return torch.cat([most[:1], most[1:] - most[:-1]])
+
+
+def largest(node: Node, x: Tensor, fill: float = 0.0) -> Tensor:
+    """The maximum of every window of images x [N, C, H, W], pads being `fill`; of counts, which are none below 0, 0."""
     top, left, bottom, right = attr_ints(node, "pads")
-    image = F.pad(x[0], (left, right, top, bottom), value=-torch.inf)
+    image = F.pad(x, (left, right, top, bottom), value=fill)
     return F.max_pool2d(image, attr_ints(node, "kernel"), attr_ints(node, "strides"), 0, attr_ints(node, "dilations"))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -13,10 +14,30 @@ from .reference import KERNELS
 from .reference import per_channel as by_channel
 
 
+def spike_worths(graph: Graph, name: str, worth: Mapping[str, float]) -> Array | None:
+    """What one spike is worth at every element of the value `name` of an analog graph, were its spikes led there.
+
+    None unless they come from neurons (by name in `worth`) through wiring, concatenations and max pools, each of which
+    sees windows of one worth only: their largest count is then the largest value.
+    """
+    if name in worth:
+        return np.full(graph.type(name).shape, worth[name], np.float32)
+    if name not in graph or graph[name].op not in (*WIRING, "concat", "maxpool"):
+        return None
+    node = graph[name]
+    parts = [part for value in graph.values(node) if (part := spike_worths(graph, value, worth)) is not None]
+    if len(parts) < len(graph.values(node)):
+        return None
+    if node.op != "maxpool":
+        return np.asarray(KERNELS[node.op](node, [part[None] for part in parts], {})[0])
+    through = _by_channel(parts[0])
+    return None if through is None else np.array(np.broadcast_to(through[:, None, None], node.type.shape))
+
+
 def absorb_worths(graph: Graph) -> Graph:
     """Multiply what spikes are worth into the weights that read them; sums and outputs go on reading a worth."""
     nodes = {n.name: n for n in graph.nodes}
-    neurons = {n.name for n in graph.nodes if n.op == "lif"}
+    neurons = {n.name for n in graph.nodes if n.op == "lif" or (n.op == "maxpool" and n.type.kind == "spikes")}
     params: dict[str, Array] = {}
     constraints: dict[str, Constraint] = {}
     for worth in graph.nodes:
@@ -78,7 +99,8 @@ def _moved(graph: Graph, scale: Node, layers: list[tuple[Node, Array]]) -> Graph
         inputs = tuple(name if i == old else i for i in nodes[layer.name].inputs)
         nodes[layer.name] = replace(nodes[layer.name], inputs=inputs)
     graph = replace(graph, constraints={n: c for n, c in graph.constraints.items() if n not in params})
-    return graph.edit(nodes.values(), params=params)
+    gone = {} if "bias" in own else {scale.name: graph.values(scale)[0]}
+    return graph.edit(nodes.values(), params=params, rename=gone)
 
 
 def _own_param(graph: Graph, layer: Node) -> str:

@@ -16,6 +16,7 @@ a synapse listens to; between synapses and neurons only what orders them anew.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -43,7 +44,7 @@ def place(graph: Graph) -> Graph:
     Raises:
         TargetError: lists all nodes that have no form on the chip.
     """
-    graph = host_readout(unchained(graph))
+    graph = host_readout(unchained(_integers(graph)))
     problems: list[TargetError] = []
     nodes: dict[str, Node] = {n.name: n for n in graph.nodes}
     params: dict[str, Array] = {}
@@ -70,18 +71,38 @@ def place(graph: Graph) -> Graph:
     return placed
 
 
+def _integers(graph: Graph) -> Graph:
+    """The graph without level sets of its own: of those only integers that the bits hold fit into a synapse."""
+    made, problems = dict(graph.constraints), []
+    for name, constraint in graph.constraints.items():
+        if constraint.levels is None or constraint.bits is None:
+            continue
+        made[name] = replace(constraint, levels=None)
+        most = made[name].top_level
+        if (np.abs(constraint.levels) > most).any() or (np.rint(constraint.levels) != constraint.levels).any():
+            why = f"the levels of '{name}' are not integers up to {most}"
+            problems.append(TargetError(why, at=graph.users(name)[0].at, hint="quantize-weights{levels=symmetric}"))
+    if problems:
+        raise TargetError.gather("the network has weights that no synapse holds", problems)
+    return graph if made == graph.constraints else replace(graph, constraints=made)
+
+
 def host_readout(graph: Graph) -> Graph:
-    """Decode the spikes themselves and read them out analog: sum_t W s[t] = W sum_t s[t], biases T-fold."""
+    """Decode the spikes themselves and read them out analog: sum_t W s[t] = W sum_t s[t], biases T-fold.
+
+    A spiking max pool in the read-out is the maximum of the counts.
+    """
     tail = {
         n.name for n in graph.nodes if n.type.kind == "current" and n.op != "encode" and not graph.feeds(n.name, "lif")
     }
     tail |= {
         n.name
         for n in graph.nodes
-        if n.op in (*WIRING, "concat") and n.type.kind == "spikes" and not graph.feeds(n.name, "lif")
+        if n.op in (*WIRING, "concat", "maxpool") and n.type.kind == "spikes" and not graph.feeds(n.name, "lif")
     }
     if not tail:
         return graph
+    skip = _delay(graph, tail)
     made: dict[str, Node] = {}
     params: dict[str, Array] = {}
     rename: dict[str, str] = {}
@@ -95,7 +116,7 @@ def host_readout(graph: Graph) -> Graph:
                     inputs.append(name)
                     continue
                 inputs.append(f"{name}.count")
-                made[f"{name}.count"] = Node(f"{name}.count", "decode", (name,), origin=graph[name].origin)
+                made[f"{name}.count"] = Node(f"{name}.count", "decode", (name,), skip, graph[name].origin)
             attrs: dict[str, Attr] = {k: v for k, v in node.attrs.items() if k != "bias_at"}
             if node.attrs.get("bias_at") == "per-step":
                 bias = roles(node, graph.params)["bias"]
@@ -104,6 +125,17 @@ def host_readout(graph: Graph) -> Graph:
         else:
             made[node.name] = node
     return graph.edit(made.values(), params=params, rename=rename)
+
+
+def _delay(graph: Graph, tail: set[str]) -> Mapping[str, Attr]:
+    """How late the read-out behind `tail` begins to count: the attributes of its decodes, which must be the same."""
+    ends = [node for node in graph.nodes if node.op == "decode" and node.inputs[0] in tail]
+    if late := [n for n in ends if n.attrs != ends[0].attrs]:
+        raise TargetError(f"'{ends[0].name}' and '{late[0].name}' skip different steps", at=late[0].at)
+    pools = [graph[name] for name in sorted(tail) if graph[name].op == "maxpool"]
+    if pools and any(n.attrs.get("skip") for n in ends):
+        raise TargetError("a max pool in a delayed read-out", at=pools[0].at, hint="threshold-layernorm{skip=0}")
+    return ends[0].attrs if ends else {}
 
 
 class _Layer:
@@ -277,7 +309,8 @@ def synapses(graph: Graph, name: str, where: Array) -> list[tuple[str, Array]]:
         op = neurons_behind(graph, source)
         if not op:
             raise TargetError("reads neurons and the input together, through wiring", at=node.at)
-        hint = "run pool-neurons before threshold-layernorm" if op == "avgpool" else ""
+        before = {"avgpool": "pool-neurons", "maxpool": "replace-max-pool"}.get(op)
+        hint = f"run {before} before threshold-layernorm" if before else ""
         raise TargetError(f"reads '{op}', not neurons: synapses do not chain", at=node.at, hint=hint)
     return [(name, where)]
 

@@ -27,7 +27,7 @@ from snnc.sim.torch import run
 
 from .grammar import Sample
 
-EXACT = ["fold-batchnorm", "rectify", "separate-layers"]
+EXACT = ["fold-batchnorm", "rectify", "relu-before-max-pool", "separate-layers"]
 """Passes that leave the function of an imported network as it is."""
 
 STEPS: Mapping[str, Callable[[Graph], Graph]] = {

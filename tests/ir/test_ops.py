@@ -84,6 +84,8 @@ def test_shapes_by_hand(op: str, values: list[Shape], params: Params, attrs: dic
         ("encode", "analog", "current"),
         ("lif", "current", "spikes"),
         ("lif", "spikes", "spikes"),
+        ("maxpool", "analog", "analog"),
+        ("maxpool", "spikes", "spikes"),
         ("decode", "spikes", "analog"),
         ("decode", "current", "analog"),
     ],
@@ -97,7 +99,14 @@ def test_kinds(op: str, kind: Kind, becomes: Kind) -> None:
 
 @pytest.mark.parametrize(
     ("op", "kind"),
-    [("relu", "current"), ("softmax", "spikes"), ("encode", "current"), ("lif", "analog"), ("decode", "analog")],
+    [
+        ("relu", "current"),
+        ("maxpool", "current"),
+        ("softmax", "spikes"),
+        ("encode", "current"),
+        ("lif", "analog"),
+        ("decode", "analog"),
+    ],
 )
 def test_kinds_that_an_op_cannot_take(op: str, kind: Kind) -> None:
     params: Params = dict.fromkeys(NEURON, ()) if op == "lif" else {}
@@ -194,7 +203,7 @@ def test_analog_values_and_currents_do_not_add() -> None:
         ("div", [(3,), (4,)], {}, {}, "needs two or more values of one shape"),
         ("matmul", [(2, 3), (2, 3)], {}, {}, "needs [...,n,k] and [...,k,m]"),
         ("matmul", [(3,), (3,)], {}, {}, "needs [...,n,k] and [...,k,m]"),
-        ("encode", [(3,)], {}, {"code": "rate"}, "attribute code='rate' is none of direct, first-step"),
+        ("encode", [(3,)], {}, {"code": "morse"}, "attribute code='morse' is none of direct, first-step, rate"),
         ("dense", [(3,)], {"weight": (2, 3)}, {"bias_at": "never"}, "none of first-step, per-step"),
     ],
 )

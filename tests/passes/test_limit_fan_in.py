@@ -199,7 +199,7 @@ def test_the_read_out_is_not_limited() -> None:
 
 
 @pytest.mark.parametrize("options", [{"k": 0}, {"samples": 0}, {"k": -3}])
-def test_impossible_options(options: dict[str, int]) -> None:
+def test_impossible_options(options: dict[str, Any]) -> None:
     with pytest.raises(PipelineError, match="'limit-fan-in' cannot work with k="):
         LimitFanIn(**options)
 
@@ -251,3 +251,118 @@ def test_what_meets_at_a_neuron_shares_its_connections(skip: bool, second: int, 
 def test_a_skip_that_takes_all_leaves_nothing() -> None:
     with pytest.raises(PipelineError, match="not one input fits into a fan-in of 1, 1 taken"):
         limited(branches(), data(np.ones((4, 12))), 1)
+
+
+def split(graph: Graph, given: Data, k: int, **options: Any) -> tuple[Graph, list[str]]:
+    ctx = Context(given)
+    new = LimitFanIn(k, method="split", **options).run(graph, ctx)
+    verify(new)
+    assert max(fan_in(new).values()) <= k
+    assert LimitFanIn(k, method="split").run(new, Context()) is new
+    return new, ctx.notes
+
+
+def wide(inputs: int, seed: int = 0, **bias: Any) -> Graph:
+    """Spiking inputs, read by neurons that need all of them, read out."""
+    rng = np.random.default_rng(seed)
+    b = Builder({"x": (inputs,)}, 32)
+    b("in", "scale", b("current", "encode", "x"), factor=1.0)
+    b("lif1", "lif", "in", theta=1 / 32, u0=0.5 / 32)
+    b("wide", "dense", "lif1", weight=rng.normal(size=(6, inputs)) / 32, **bias)
+    b("lif2", "lif", "wide", theta=1 / 32, u0=0.5 / 32)
+    b("head", "dense", "lif2", weight=rng.normal(size=(4, 6)))
+    return b.graph(b("scores", "decode", "head"))
+
+
+@pytest.mark.parametrize(("inputs", "levels"), [(12, 1), (60, 2), (300, 3)])
+def test_split_keeps_every_connection(inputs: int, levels: int) -> None:
+    graph = wide(inputs, bias=np.ones(6) / 32, bias_at="per-step")
+    x = np.random.default_rng(1).uniform(0, 1, (64, inputs))
+    new, notes = split(graph, data(x), 8)
+    assert sum("partial sums" in note for note in notes) == levels
+    parts = -(-inputs // 8)
+    assert notes[0] == f"wide: fan-in {inputs} -> {parts} partial sums, {12 * parts} neurons added, no step more"
+    assert np.count_nonzero(new.params["wide.sums.weight"]) == 2 * np.count_nonzero(graph.params["wide.weight"])
+    before, after = drive(graph, x, "wide"), drive(new, x, "wide")
+    assert np.linalg.norm(after - before) < (0.1 + 0.1 * levels) * np.linalg.norm(before)
+
+
+def test_split_conv_and_skip_share() -> None:
+    """What meets at a neuron leaves fewer inputs for the last sum, not for the partial ones."""
+    new, _ = split(branches(second=2), data(np.random.default_rng(1).normal(size=(64, 12))), 8)
+    assert fan_in(new)["wide.partial"] == 6
+    assert fan_in(new)["lif"] == 1 + 2 + 4
+
+
+def test_four_bits_hold_the_worths_of_partial_sums() -> None:
+    graph = wide(60)
+    new, _ = split(graph, data(np.random.default_rng(1).uniform(0, 1, (64, 60))), 16)
+    quantized = QuantizeWeights(bits=4).run(new, Context())
+    name = next(n.name for n in new.nodes if n.name == "wide.sum")
+    np.testing.assert_allclose(quantized.params[f"{name}.weight"], new.params[f"{name}.weight"], rtol=1e-5)
+
+
+def test_quantized_weights_are_not_split() -> None:
+    quantized = QuantizeWeights(bits=4).run(network(), Context())
+    with pytest.raises(PipelineError, match="quantized weights are not split") as caught:
+        LimitFanIn(4, method="split").run(quantized, Context(data(orthogonal())))
+    assert "limit-fan-in before quantize-weights" in str(caught.value)
+
+
+def test_auto_prunes_within_the_budget_and_splits_beyond() -> None:
+    """Twenty inputs that know nothing of each other: eight of them cannot stand in for all."""
+    graph = wide(20)
+    x = np.random.default_rng(1).uniform(0, 1, (200, 20)).astype(np.float32)
+    labels = run(graph, {"x": x})["out_scores"].argmax(axis=1)
+    part = Split(x, labels)
+    given = Data(part, part, Split(x[:0], labels[:0]))
+    ctx = Context(given)
+    new = LimitFanIn(8, method="auto", budget=1.0).run(graph, ctx)
+    verify(new)
+    assert fan_in(new)["lif2"] == 6
+    assert "wide.partial" in new
+    assert ctx.notes[0].startswith("unlimited 100.00%, all pruned ")
+    assert ctx.notes[1].startswith("all split ")
+    assert ctx.notes[-1] == "wide: fan-in 20 -> 3 partial sums, 36 neurons added, no step more"
+    ctx = Context(given)
+    rather = LimitFanIn(8, method="auto", budget=100.0).run(graph, ctx)
+    assert "wide.partial" not in rather
+    assert ctx.notes[-1] == "wide: fan-in 20 -> 8, 60% of weights cut"
+    pruned = LimitFanIn(8).run(graph, Context(given))
+    np.testing.assert_array_equal(rather.params["wide.weight"], pruned.params["wide.weight"])
+
+
+def two_layers() -> tuple[Graph, Data]:
+    """A wide layer whose inputs are all alike, so that one stands for all, behind one whose inputs are not."""
+    rng = np.random.default_rng(0)
+    b = Builder({"x": (20,)}, 32)
+    b("in", "scale", b("current", "encode", "x"), factor=1.0)
+    b("lif1", "lif", "in", theta=1 / 32, u0=0.5 / 32)
+    b("first", "dense", "lif1", weight=np.outer(np.ones(12), rng.uniform(0.5, 1.5, 20)) / 640)
+    b("lif2", "lif", "first", theta=1 / 32, u0=0.5 / 32)
+    b("second", "dense", "lif2", weight=np.array([[1.0] * 12, [-1.0] * 12]) / 384)
+    b("lif3", "lif", "second", theta=1 / 32, u0=0.5 / 32)
+    b("head", "dense", "lif3", weight=[[1.0, 0], [0, 0]], bias=[-16.5, 0.0], bias_at="first-step")
+    graph = b.graph(b("scores", "decode", "head"))
+    x = rng.uniform(0, 1, (1000, 20)).astype(np.float32)
+    scores = run(graph, {"x": x})["out_scores"]
+    clear = np.abs(scores[:, 0]) > 1
+    part = Split(x[clear], scores[clear].argmax(axis=1))
+    return graph, Data(part, part, part)
+
+
+def test_auto_splits_only_where_it_must() -> None:
+    graph, given = two_layers()
+    ctx = Context(given)
+    new = LimitFanIn(8, method="auto", budget=4.0).run(graph, ctx)
+    assert "first.partial" in new
+    assert "second.partial" not in new, ctx.notes
+    assert any(note.startswith("second pruned rather: ") and note.endswith("neurons saved") for note in ctx.notes)
+
+
+@pytest.mark.parametrize(
+    "options", [{"budget": -1.0}, {"percentile": 0.0}, {"percentile": 101.0}, {"k": 3, "method": "split"}], ids=str
+)
+def test_impossible_options_of_split(options: dict[str, Any]) -> None:
+    with pytest.raises(PipelineError, match="'limit-fan-in' cannot"):
+        LimitFanIn(**options)

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from snnc.errors import PipelineError
-from snnc.ir import Constraint, Graph, Stage, to_text, verify
+from snnc.ir import Array, Constraint, Graph, Stage, to_text, verify
 from snnc.passes import QuantizeWeights
+from snnc.passes.quantize_weights import base_currents
 from snnc.pipeline import Context
 from tests.conftest import Golden
 from tests.graphs import Builder, spiking
@@ -150,3 +151,111 @@ def test_channels_that_training_put_to_sleep_get_the_step_of_the_others() -> Non
     assert scale[1] == max(scale[0], scale[2])
     assert not new.params["conv1.weight"][1].any()
     assert any("conv1 (conv): 1 channel(s) without any weight" in note for note in ctx.notes)
+
+
+SETS: list[dict[str, object]] = [
+    {"levels": "power-of-two"},
+    {"levels": "power-of-two", "bits": 3, "per": "tensor"},
+    {"levels": "power-of-two", "scales": "power-of-two"},
+    {"levels": "base-currents", "per": "tensor"},
+    {"levels": "base-currents", "per": "tensor", "bits": 2},
+    {"scales": "power-of-two"},
+    {"scales": "power-of-two", "per": "tensor", "bits": 6},
+]
+
+
+def many(seed: int = 0) -> Graph:
+    """A layer with enough weights to fill every level."""
+    b = Builder({"x": (40,)}, 4)
+    b("hidden", "dense", b("current", "encode", "x"), weight=np.random.default_rng(seed).normal(size=(30, 40)))
+    return b.graph(b("count", "decode", b("lif", "lif", "hidden")))
+
+
+@pytest.mark.parametrize("options", SETS, ids=str)
+def test_every_weight_is_on_the_nearest_level(options: dict[str, object]) -> None:
+    graph = many()
+    new, _ = quantized(graph, **options)
+    constraint = new.constraints["hidden.weight"]
+    assert constraint.scale is not None
+    top = 2 ** (int(str(options.get("bits", 4))) - 1) - 1
+    levels = np.arange(-top, top + 1.0) if constraint.levels is None else constraint.levels
+    weight = graph.params["hidden.weight"]
+    away = np.abs(weight[..., None] - constraint.scale[..., None] * levels)
+    np.testing.assert_allclose(np.abs(new.params["hidden.weight"] - weight), away.min(axis=-1), atol=1e-5)
+    assert quantized(new, **options)[0] is new
+
+
+def test_powers_of_two() -> None:
+    new, _ = quantized(many(), levels="power-of-two")
+    np.testing.assert_array_equal(
+        new.constraints["hidden.weight"].levels, [-64, -32, -16, -8, -4, -2, -1, 0, 1, 2, 4, 8, 16, 32, 64]
+    )
+
+
+@pytest.mark.parametrize("levels", ["symmetric", "power-of-two"])
+def test_steps_that_are_powers_of_two(levels: str) -> None:
+    new, _ = quantized(many(), scales="power-of-two", levels=levels)
+    scale = new.constraints["hidden.weight"].scale
+    assert scale is not None
+    assert (np.frexp(scale)[0] == 0.5).all()
+    np.testing.assert_array_equal(new.params["hidden.weight"] / scale % 1, 0)
+
+
+def error(options: dict[str, object]) -> float:
+    graph = many()
+    return float(
+        np.square(quantized(graph, **options)[0].params["hidden.weight"] - graph.params["hidden.weight"]).sum()
+    )
+
+
+def test_four_base_currents_and_a_sign_beat_four_symmetric_bits() -> None:
+    """31 levels against 15; and searched currents lose less than the binary ones they start from (5 symmetric bits)."""
+    currents = error({"levels": "base-currents", "per": "tensor"})
+    assert currents < 0.5 * error({"per": "tensor"})
+    assert currents <= error({"bits": 5, "per": "tensor"})
+
+
+@pytest.mark.parametrize("currents", [[1.0, 2, 4, 8], [1.0, 1.5, 5, 7], [0.3, 3, 3.5, 9]])
+def test_base_currents_are_found_again(currents: list[float]) -> None:
+    masks = np.random.default_rng(0).integers(0, 2, (500, 4))
+    sizes = masks @ np.array(currents)
+    found = base_currents(sizes, 4)
+    sums = np.array([[i >> j & 1 for j in range(4)] for i in range(16)]) @ found
+    rms = np.sqrt(np.square(np.abs(sizes[:, None] - sums).min(axis=1)).mean())
+    assert rms < 0.02 * sizes.max()
+    assert (found > 0).all()
+
+
+def test_no_step_of_the_search_is_a_step_back() -> None:
+    """The error of what is found is at most that of binary currents at any ratio."""
+    sizes = np.abs(np.random.default_rng(3).standard_t(3, 400))
+
+    def loss(currents: Array) -> float:
+        sums = np.array([[i >> j & 1 for j in range(4)] for i in range(16)]) @ currents
+        return float(np.square(np.abs(sizes[:, None] - sums).min(axis=1)).sum())
+
+    found = loss(base_currents(sizes, 4))
+    assert all(found <= loss(r * sizes.max() * np.array([1, 2, 4, 8]) / 15) for r in np.arange(0.2, 1.01, 0.1))
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ({"levels": "base-currents"}, "base currents are shared by all of a layer"),
+        ({"levels": "base-currents", "per": "tensor", "scales": "power-of-two"}, "base currents are shared"),
+        ({"levels": "power-of-two", "bits": 6}, "power-of-two levels of up to 5 bits, not 6"),
+    ],
+)
+def test_impossible_levels(options: dict[str, object], why: str) -> None:
+    with pytest.raises(PipelineError, match=why):
+        QuantizeWeights(**options)  # type: ignore[arg-type]
+
+
+def test_other_levels_are_a_new_grid() -> None:
+    first, _ = quantized(many(), levels="power-of-two")
+    new, _ = quantized(first)
+    assert new.constraints["hidden.weight"].levels is None
+
+
+def test_golden_base_currents(golden: Golden) -> None:
+    golden(to_text(quantized(many(), levels="base-currents", per="tensor")[0]))

@@ -1,0 +1,231 @@
+r"""Refine thresholds and start potentials against the running spiking network, layer by layer.
+
+For every layer of neurons, in order, with the spikes that the refined layers before it really send, and a the teacher's
+activation on the same samples, per channel
+
+    theta, u0 = argmin over a grid   E (theta * count(theta, u0) - a)^2
+
+which trades what is clipped above T * theta against what is lost below theta, and starts higher where spikes arrive
+late. What is left over on average at every neuron then goes into its start potential, round by round:
+
+    u0 <- u0 + E (a - theta * count)
+
+(Li et al., A free lunch from ANN, 2021, calibrate bias and potential this way after choosing thresholds by MMSE; here
+the choice itself runs on the network's own spikes.) theta per channel makes a spike worth its own channel's theta: the
+factor goes into the weights behind, or stays as a weighted synapse. The read-out's bias takes what is left at the end.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from snnc.errors import PipelineError
+from snnc.ir import OFF, WIRING, Array, Graph, Node, Stage, roles
+from snnc.pipeline import Context, Pass
+from snnc.sim.torch import exact, forward, per_channel, tensors, to_tensor
+from snnc.sim.window import fire
+from snnc.sim.worths import absorb_scales
+
+FACTORS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 1.2, 1.5)
+"""Thresholds that are tried, relative to the one found."""
+STARTS = (0.5, 0.75, 0.25, 1.0, 0.0, 1.25)
+"""Start potentials that are tried, in thresholds."""
+BETTER = 0.97
+"""What is tried must have less than this share of the error of what was tried before it: few samples mislead."""
+VALUES = 8192
+"""Values of a channel that are enough to choose by."""
+LEAST = 32
+"""Samples that are searched on at least, however large a channel is."""
+
+
+@dataclass(frozen=True)
+class RefineThresholds(Pass):
+    """Choose thresholds and start potentials by the error of the running spiking network.
+
+    Attributes:
+        samples: calibration samples, from the beginning of the training part; all of a layer's currents over the T
+            steps are held at once.
+        rounds: corrections of the start potentials.
+        per: one threshold for each channel, or for each layer.
+    """
+
+    name = "refine-thresholds"
+    takes = frozenset({Stage.SPIKING})
+
+    samples: int = 256
+    rounds: int = 3
+    per: Literal["channel", "layer"] = "channel"
+
+    def __post_init__(self) -> None:
+        if self.samples < 4 or self.rounds < 0:
+            raise PipelineError(f"'{self.name}' cannot work with samples={self.samples}, rounds={self.rounds}")
+
+    def run(self, graph: Graph, ctx: Context) -> Graph:
+        if ctx.teacher is None:
+            raise PipelineError(f"'{self.name}' needs the network that the graph was made from", hint="use a Pipeline")
+        wanted = {n.name: twin for n in graph.nodes if n.op == "lif" and (twin := _twin(n, ctx.teacher)) is not None}
+        if not wanted:
+            ctx.note("no neurons have a twin in the teacher: nothing refined")
+            return graph
+        open_graph, worths = _with_worths(graph, wanted)
+        x = {next(iter(graph.inputs)): to_tensor(ctx.training(self.name).take(self.samples).x(), ctx.device)}
+        with torch.inference_mode(), exact():
+            theirs = forward(ctx.teacher, tensors(ctx.teacher, ctx.device), x)
+            refined = _Refined(self, open_graph, wanted, worths, theirs, tensors(open_graph, ctx.device), ctx)
+            made = forward(open_graph, refined.params, x, keep=lambda n: n.op == "decode", before=refined.see)
+            refined.read_out(made)
+        params = {name: refined.params[name].cpu().numpy() for name in sorted(refined.changed)}
+        return absorb_scales(open_graph.edit(params=params))
+
+
+@dataclass(frozen=True)
+class _Twin:
+    """The value of the teacher that a layer of neurons stands for: `sign` times it, where that is above 0."""
+
+    name: str
+    sign: float
+
+
+def _twin(node: Node, teacher: Graph) -> _Twin | None:
+    name = node.name.removesuffix(f".{OFF}")
+    if name not in teacher or teacher[name].type.shape != node.type.shape:
+        return None
+    return _Twin(name, 1.0 if name == node.name else -1.0)
+
+
+def _with_worths(graph: Graph, wanted: Mapping[str, _Twin]) -> tuple[Graph, dict[str, tuple[str, ...]]]:
+    """The graph with a factor of one per channel behind every layer of neurons, and the names of these factors.
+
+    Behind a max pool of spikes the factor comes after it. Where wiring leads spikes to one there is none: these
+    neurons keep their threshold.
+    """
+    nodes = {n.name: n for n in graph.nodes}
+    params: dict[str, Array] = {}
+    worths: dict[str, tuple[str, ...]] = {}
+    for name in wanted:
+        users = graph.users(name)
+        pools = [user.name for user in users if user.op == "maxpool"]
+        if any(user.op in (*WIRING, "concat") and graph.feeds(user.name, "maxpool") for user in users):
+            continue
+        made = []
+        for source in [*pools, *([name] if len(pools) < len(users) else [])]:
+            scale = graph.fresh(f"{source}.refined")
+            made.append(f"{scale}.factor")
+            params[made[-1]] = np.ones(nodes[source].type.shape[:1], np.float32)
+            for user in graph.users(source):
+                if source in pools or user.op != "maxpool":
+                    inputs = tuple(scale if i == source else i for i in nodes[user.name].inputs)
+                    nodes[user.name] = replace(nodes[user.name], inputs=inputs)
+            nodes[scale] = Node(scale, "scale", (source, made[-1]), origin=nodes[source].origin)
+        worths[name] = tuple(made)
+    return graph.edit(nodes.values(), params=params), worths
+
+
+@dataclass
+class _Refined:
+    """The params while the network runs through once.
+
+    Attributes:
+        theirs: the teacher's values on the same samples.
+        changed: the params that are no longer those of the graph.
+    """
+
+    options: RefineThresholds
+    graph: Graph
+    wanted: Mapping[str, _Twin]
+    worths: Mapping[str, tuple[str, ...]]
+    theirs: Mapping[str, Tensor]
+    params: dict[str, Tensor]
+    ctx: Context
+    changed: set[str] = field(default_factory=set)
+
+    def see(self, node: Node, current: Tensor) -> None:
+        """Refine the neurons of `node` on their current [T or 1, N, ...]."""
+        if (twin := self.wanted.get(node.name)) is None:
+            return
+        self.ctx.progress(f"refine {node.name}", len(self.changed), 3 * len(self.wanted))
+        own = roles(node, self.graph.params)
+        before = self.params[own["theta"]]
+        wanted = (twin.sign * self.theirs[twin.name]).clamp(min=0)
+        layer = _Layer(node, current, wanted, self.params[own["alpha"]], self.graph.steps)
+        theta, u0 = layer.search(before, self.worths.get(node.name) is not None, self.options.per)
+        made = {own["theta"]: theta, own["u0"]: layer.corrected(theta, u0, self.options.rounds)}
+        made |= {name: (theta / before).reshape(-1) for name in self.worths.get(node.name, ())}
+        self.params |= made
+        self.changed.update(made)
+
+    def read_out(self, made: Mapping[str, Tensor]) -> None:
+        """Give the mean error of what is decoded to the bias of the layer that makes it."""
+        for node in self.graph.nodes:
+            if node.op != "decode" or node.inputs[0] not in self.graph:
+                continue
+            layer = self.graph[node.inputs[0]]
+            own = roles(layer, self.graph.params)
+            if "bias" not in own or layer.name not in self.theirs or self.params[own["bias"]].ndim != 1:
+                continue
+            error = self.theirs[layer.name] - made[node.name]
+            mean = error.mean([axis for axis in range(error.ndim) if axis != 1])
+            times = self.graph.steps if layer.attrs.get("bias_at") == "per-step" else 1
+            self.params[own["bias"]] = self.params[own["bias"]] + mean / times
+            self.changed.add(own["bias"])
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """One layer of neurons, what arrives at it, and what it should make.
+
+    Attributes:
+        current: [T or 1, N, C, ...].
+        wanted: [N, C, ...], never negative.
+    """
+
+    node: Node
+    current: Tensor
+    wanted: Tensor
+    alpha: Tensor
+    steps: int
+
+    def search(self, before: Tensor, free: bool, per: str) -> tuple[Tensor, Tensor]:
+        """Thresholds [C] and start potentials [C] with the least error on enough of the samples."""
+        channels = self.wanted.shape[1]
+        few = _Layer(self.node, self._few(self.current, 1), self._few(self.wanted, 0), self.alpha, self.steps)
+        least = before.new_full((channels,), torch.inf)
+        theta = u0 = before.reshape(-1)[:1].expand(channels)
+        for factor in FACTORS if free else (1.0,):
+            for start in STARTS:
+                tried = (before * factor).reshape(-1).expand(channels)
+                error = few.error(tried, tried * start).square().mean(self._others())
+                error = error if per == "channel" else error.mean().expand(channels)
+                better = error < BETTER * least
+                least = torch.where(better, error, least)
+                theta, u0 = torch.where(better, tried, theta), torch.where(better, tried * start, u0)
+        return theta, u0
+
+    def corrected(self, theta: Tensor, u0: Tensor, rounds: int) -> Tensor:
+        """Start potentials of the neurons' whole shape, with the mean error of every neuron added round by round."""
+        made = per_channel(u0, self.wanted.ndim - 1).expand(self.wanted.shape[1:])
+        for _ in range(rounds):
+            made = made + self.error(theta, made).mean(0)
+        return made.clone()
+
+    def error(self, theta: Tensor, u0: Tensor) -> Tensor:
+        """wanted - theta * count, [N, C, ...]."""
+        rank = self.wanted.ndim - 1
+        theta, u0, alpha = (per_channel(param, rank) for param in (theta, u0, self.alpha))
+        spikes = fire(self.current, alpha, theta, u0, self.steps, str(self.node.attrs["reset"]), 1.0)
+        return self.wanted - theta * spikes.sum(0)
+
+    def _others(self) -> list[int]:
+        return [axis for axis in range(self.wanted.ndim) if axis != 1]
+
+    def _few(self, value: Tensor, axis: int) -> Tensor:
+        """As many of the samples, which lie along `axis`, as are enough to choose by."""
+        enough = max(LEAST, -(-VALUES // math.prod(self.wanted.shape[2:])))
+        return value.narrow(axis, 0, min(len(self.wanted), enough))

@@ -1,0 +1,160 @@
+"""What a diagnosis found: plain data, by layer and for the whole network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from .advice import Setting
+from .twins import Cause
+
+READOUT, ALL = "readout", "all"
+"""What a gain may be of besides a cause: the weights behind the last neurons, and all own causes of a layer."""
+NEGLIGIBLE = 5e-3
+"""Errors below this share of the teacher's norm, and causes below this share of an error, are none."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """The error of one layer of neurons.
+
+    Attributes:
+        origin: the user's own nodes.
+        taught: the teacher has the layer; if not, it is held against its own function on ideal input.
+        error: ||a - y|| / ||y|| of the activations over all samples (||a|| where y is 0).
+        own: the same without what the layers before hand on wrongly.
+        shares: of each cause in the squared error; they sum to 1 (all 0 where there is no error).
+        silent: share of the teacher's activations, by value, that are answered by no spike at all.
+        dead: channels that never spike, and should.
+        after: the error were a cause off (by its name), or a setting changed (`setting-steps`, twice T;
+            `setting-percentile`, 100).
+        bits, fan_in: the limits on the layer's weights, where it has them.
+    """
+
+    name: str
+    origin: tuple[str, ...]
+    taught: bool
+    error: float
+    own: float
+    shares: Mapping[Cause, float]
+    silent: float
+    dead: tuple[int, ...]
+    after: Mapping[str, float]
+    bits: int | None
+    fan_in: int | None
+
+    @property
+    def causes(self) -> list[Cause]:
+        """The layer's own causes, largest share first; none where its own error is negligible."""
+        own = [c for c in self.shares if c is not Cause.INHERITED and self.shares[c] > NEGLIGIBLE]
+        return sorted(own, key=lambda cause: -self.shares[cause]) if self.own > NEGLIGIBLE else []
+
+
+@dataclass(frozen=True)
+class Gain:
+    """What comes back at the output when something is off.
+
+    Attributes:
+        what: the cause, or `readout` for the weights behind the last neurons, or `all` for all of a layer's own causes.
+        layer: None: in all layers.
+        accuracy: share of samples answered right again; negative where it gets worse.
+        error: of ||output - teacher's|| / ||teacher's||, that comes back; both read out with the teacher's weights.
+    """
+
+    what: str
+    layer: str | None
+    accuracy: float
+    error: float
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """Where a spiking network loses against its teacher, and why.
+
+    Attributes:
+        labelled: accuracies are of the labels; if not, of the teacher's own answers.
+        output_error: ||output - teacher's|| / ||teacher's||, read out with the teacher's weights.
+        gains: for every cause that occurs, off alone in all layers; the one that brings most first.
+        in_turn: the same in that order, each with those before it off too.
+        single: off alone in one layer, for the largest pairs of layer and cause, and (`all`) for all causes of a layer.
+        remainder: the drop in accuracy less the sum of `in_turn`; `remaining_error` the same of the output's error.
+        worst: the layer where one cause costs the output most; None where no layer has an error of its own.
+        cause: that cause.
+        advice: for the worst layer, the setting that would buy most back first.
+    """
+
+    steps: int
+    samples: int
+    labelled: bool
+    teacher: float
+    accuracy: float
+    output_error: float
+    rows: tuple[Row, ...]
+    gains: tuple[Gain, ...]
+    in_turn: tuple[Gain, ...]
+    single: tuple[Gain, ...]
+    remainder: float
+    remaining_error: float
+    worst: str | None
+    cause: Cause | None
+    advice: tuple[Setting, ...]
+
+    def __getitem__(self, layer: str) -> Row:
+        for row in self.rows:
+            if row.name == layer:
+                return row
+        raise KeyError(layer)
+
+    def to_json(self) -> dict[str, object]:
+        """Plain data."""
+        return {
+            "steps": self.steps,
+            "samples": self.samples,
+            "judged_by": "labels" if self.labelled else "teacher",
+            "accuracy": {"teacher": self.teacher, "network": self.accuracy, "remainder": _plain(self.remainder)},
+            "output_error": {"network": _plain(self.output_error), "remainder": _plain(self.remaining_error)},
+            "layers": [_row_json(row) for row in self.rows],
+            "gains": [_gain_json(gain) for gain in self.gains],
+            "gains_in_turn": [_gain_json(gain) for gain in self.in_turn],
+            "gains_in_one_layer": [_gain_json(gain) for gain in self.single],
+            "worst": self.worst,
+            "from": [] if self.worst is None else list(self[self.worst].origin),
+            "cause": self.cause,
+            "advice": [
+                {
+                    "try": s.text,
+                    "about": s.about,
+                    "error": _plain(s.before),
+                    "after": _plain(s.after),
+                    "exact": s.exact,
+                    "output_error": _plain(s.gain),
+                }
+                for s in self.advice
+            ],
+        }
+
+
+def _plain(value: float) -> float:
+    return round(value, 6)
+
+
+def _row_json(row: Row) -> dict[str, object]:
+    return {
+        "layer": row.name,
+        "from": list(row.origin),
+        "taught": row.taught,
+        "error": _plain(row.error),
+        "own": _plain(row.own),
+        "shares": {str(cause): _plain(share) for cause, share in row.shares.items()},
+        "silent": _plain(row.silent),
+        "dead": list(row.dead),
+        "after": {name: _plain(value) for name, value in row.after.items()},
+        "bits": row.bits,
+        "fan_in": row.fan_in,
+    }
+
+
+def _gain_json(gain: Gain) -> dict[str, object]:
+    return {
+        "off": gain.what, "layer": gain.layer, "accuracy": _plain(gain.accuracy), "output_error": _plain(gain.error),
+    }  # fmt: skip

@@ -1,0 +1,102 @@
+r"""What every layer of neurons should have handed on: the yardstick of a diagnosis.
+
+Over a whole window linear ops act on total charges, so what drives a layer needs no time axis: with c the spike
+counts of the layers before, the charge is V = W c + b, b being what the bias delivers in T steps. Charges stand in
+the teacher's units, a count of c for the activation c * theta, and so the teacher's activation y for the count
+y / theta. Neurons NAME.off stand for max(-y, 0); neurons that the teacher lacks for relu(V) of such ideal input.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from snnc.ir import CURVES, OFF, Graph, Node, roles
+
+from .torch import KERNELS, per_channel
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """A layer of neurons and what it stands for.
+
+    Attributes:
+        alpha, theta, u0: broadcastable to [N, ...].
+        target: the teacher's value, times `sign` and cut at 0; None where the teacher has none.
+        bounded: the teacher's value has an upper bound of its own.
+    """
+
+    node: Node
+    alpha: Tensor
+    theta: Tensor
+    u0: Tensor
+    target: str | None
+    sign: float
+    bounded: bool
+
+    @classmethod
+    def of(cls, node: Node, graph: Graph, teacher: Graph, params: Mapping[str, Tensor]) -> Layer:
+        """The layer of a `lif` node."""
+        own = roles(node, graph.params)
+        parts = [per_channel(params[own[role]], len(node.type.shape)) for role in ("alpha", "theta", "u0")]
+        for name, sign in ((node.name, 1.0), (node.name.removesuffix(f".{OFF}"), -1.0)):
+            if name in teacher and teacher[name].type.shape == node.type.shape:
+                twin = teacher[name]
+                return cls(node, parts[0], parts[1], parts[2], name, sign, "max" in twin.attrs or twin.op in CURVES)
+        return cls(node, parts[0], parts[1], parts[2], None, 1.0, False)
+
+    def ideal(self, teacher: Mapping[str, Tensor], charge: Tensor) -> Tensor:
+        """The activation [N, ...] that the layer stands for, given the teacher's values and its ideal charge."""
+        return (charge if self.target is None else self.sign * teacher[self.target]).clamp(min=0)
+
+
+def charges(
+    graph: Graph, params: Mapping[str, Tensor], x: Mapping[str, Tensor], counts: Callable[[Node, Tensor], Tensor]
+) -> dict[str, Tensor]:
+    """Every value [N, ...] as the total over the T steps.
+
+    Args:
+        counts: spike counts of a layer of neurons from the charge that drives it.
+    """
+    values = dict(x)
+    count = len(next(iter(x.values())))
+    for node in graph.nodes:
+        read = [values[name] for name in graph.values(node)]
+        own = {role: params[name] for role, name in roles(node, graph.params).items()}
+        values[node.name] = _charge(node, read, own, count, graph.steps, counts)
+    return values
+
+
+def _charge(
+    node: Node, read: list[Tensor], own: Mapping[str, Tensor], count: int, steps: int,
+    counts: Callable[[Node, Tensor], Tensor],
+) -> Tensor:  # fmt: skip
+    if node.op in ("encode", "decode"):
+        return read[0]
+    if node.op == "lif":
+        return counts(node, read[0])
+    if node.op == "constant":
+        return own["value"].expand(count, *node.type.shape)
+    made = KERNELS[node.op](node, read, own)
+    return made + delivered(node, steps) * per_channel(own["bias"], len(node.type.shape)) if "bias" in own else made
+
+
+def delivered(node: Node, steps: int) -> int:
+    """How often a bias arrives within a window."""
+    return steps if node.attrs.get("bias_at") == "per-step" else 1
+
+
+def block(graph: Graph, node: Node, ops: Collection[str]) -> list[str]:
+    """The nodes of `ops` between a layer of neurons and the neurons and encoders before it, those included."""
+    found: list[str] = []
+    todo, seen = list(graph.values(node)), set[str]()
+    while todo:
+        name = todo.pop()
+        if name in seen or name in graph.inputs:
+            continue
+        seen.add(name)
+        found += [name] if graph[name].op in ops else []
+        todo += graph.values(graph[name]) if graph[name].op not in ("lif", "encode") else ()
+    return found

@@ -1,0 +1,123 @@
+"""`snnc explain` as a user meets it: what it prints, its JSON, and one clear message for what it cannot explain."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from snnc import api
+from snnc.cli import main
+from snnc.data import load, load_test
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+MODEL, DATA = str(EXAMPLES / "digits_cnn.onnx"), str(EXAMPLES / "digits.npz")
+PIPELINE = (
+    "fold-batchnorm,threshold-layernorm{steps=4},bias-per-step,limit-fan-in{k=24 samples=100},quantize-weights{bits=3}"
+)
+
+
+@dataclass
+class Ended:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Ended]
+
+
+@pytest.fixture
+def snnc(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    def run(*args: str) -> Ended:
+        monkeypatch.setattr(sys, "argv", ["snnc", *args])
+        code = 0
+        try:
+            main()
+        except SystemExit as done:
+            code = int(done.code or 0)
+        captured = capsys.readouterr()
+        return Ended(code, captured.out, captured.err)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def build(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """An artifact that has lost much, made without training."""
+    place = tmp_path_factory.mktemp("explain") / "build"
+    few = load(DATA, train_samples=150, test_samples=20)
+    api.build(MODEL, data=few, out=place, pipeline=PIPELINE, chips=0)
+    return str(place)
+
+
+def test_it_prints_a_row_a_layer_what_comes_back_and_the_worst_layer(snnc: Run, build: str) -> None:
+    ended = snnc("explain", build, "--data", DATA, "--samples", "48", "--quiet")
+    assert ended.code == 0
+    assert ended.err == ""
+    assert ended.out.startswith("48 samples, 4 time steps. Right of the labels: model ")
+    for layer, origin in (("relu1", "node_relu"), ("relu4", "node_relu_3")):
+        assert re.search(rf"^{layer} +{origin} +\d+\.\d%", ended.out, re.M)
+    for words in (
+        "pruned fan-in in all layers", "remainder", "\nWorst layer: relu", ", in your model node_relu", "  try ",
+    ):  # fmt: skip
+        assert words in ended.out
+    assert PIPELINE in ended.out.replace("\n", "")
+
+
+def test_json_is_one_object_whose_parts_sum(snnc: Run, build: str) -> None:
+    ended = snnc("explain", build, "--data", DATA, "--samples", "48", "--json", "--quiet")
+    found = json.loads(ended.out)
+    assert [row["from"] for row in found["layers"]] == [
+        ["node_relu"],
+        ["node_relu_1"],
+        ["node_relu_2"],
+        ["node_relu_3"],
+    ]
+    for row in found["layers"]:
+        assert sum(row["shares"].values()) == pytest.approx(1, abs=1e-4)
+    drop = found["accuracy"]["teacher"] - found["accuracy"]["network"]
+    in_turn = sum(gain["accuracy"] for gain in found["gains_in_turn"])
+    assert in_turn + found["accuracy"]["remainder"] == pytest.approx(drop, abs=1e-4)
+    back = sum(gain["output_error"] for gain in found["gains_in_turn"])
+    assert back + found["output_error"]["remainder"] == pytest.approx(found["output_error"]["network"], abs=1e-4)
+    assert found["output_error"]["remainder"] < 0.01
+    assert found["worst"] in [row["layer"] for row in found["layers"]]
+    assert found["samples"] == 48
+    assert found["advice"][0]["after"] < found["advice"][0]["error"]
+
+
+def test_twice_the_same(snnc: Run, build: str) -> None:
+    first, second = (snnc("explain", build, "--data", DATA, "--samples", "32", "--json", "--quiet") for _ in range(2))
+    assert first.out == second.out
+
+
+def test_the_api_gives_what_the_command_prints(snnc: Run, build: str) -> None:
+    split = load_test(DATA, api.scaling_of(api.open(build)), 32)
+    printed = json.loads(snnc("explain", build, "--data", DATA, "--samples", "32", "--json", "--quiet").out)
+    assert api.explain(build, split).to_json() == printed
+
+
+def test_without_data_it_says_that_it_needs_some(snnc: Run, build: str) -> None:
+    ended = snnc("explain", build)
+    assert ended.code == 2
+    assert "Missing option '--data'" in ended.err
+    assert "an artifact holds no samples of its own" in " ".join(snnc("explain", "--help").out.split())
+
+
+def test_what_is_no_artifact_and_data_that_does_not_fit_are_refused(snnc: Run, build: str, tmp_path: Path) -> None:
+    ended = snnc("explain", str(tmp_path), "--data", DATA)
+    assert ended.code == 2
+    assert "is no artifact" in ended.err
+    np.savez(tmp_path / "odd.npz", x=np.zeros((4, 3, 3), np.float32), y=np.zeros(4, np.int64))
+    ended = snnc("explain", build, "--data", str(tmp_path / "odd.npz"))
+    assert ended.code == 2
+    assert "samples have shape [3, 3], input 'image' takes [1, 8, 8]" in ended.err
