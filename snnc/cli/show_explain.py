@@ -8,7 +8,7 @@ from rich.table import Table
 from snnc.errors import printable
 from snnc.report import percent
 from snnc.sim.advice import ABOUT, Setting
-from snnc.sim.findings import ALL, READOUT, Diagnosis, Gain, Row
+from snnc.sim.findings import READOUT, Diagnosis, Gain, Row
 from snnc.sim.twins import Cause
 
 from .show import out
@@ -79,7 +79,7 @@ def _gains(console: Console, found: Diagnosis) -> None:
         where = "" if alone.what == READOUT else " in all layers"
         table.add_row(NAMES[alone.what] + where, *_cells(alone), *_cells(turn))
     table.add_row("remainder", "", "", _error(found.remaining_error), _points(found.remainder))
-    for gain in [g for g in found.single if g.what != ALL][:PAIRS]:
+    for gain in found.single[:PAIRS]:
         table.add_row(f"{NAMES[gain.what]} in {printable(gain.layer or '', 60)}", *_cells(gain))
     console.print(table)
 

@@ -21,14 +21,14 @@ from snnc.errors import GraphError
 from snnc.ir import Array, Graph, Node, roles
 
 from .advice import advise
-from .findings import ALL, READOUT, Diagnosis, Gain, Row
+from .findings import READOUT, Diagnosis, Gain, Row
 from .ideal import block
 from .ladder import IN_NEURONS
 from .probe import Probe, Progress, Sums, Variant
 from .torch import exact
 from .twins import IN_WEIGHTS, OWN, Cause, Change
 
-TOP = 12
+TOP = 8
 """Pairs of layer and cause that are switched off alone in the whole network: those with the largest local errors."""
 
 
@@ -42,7 +42,7 @@ def diagnose(
 ) -> Diagnosis:
     """Measure why `graph` differs from `teacher` on samples.
 
-    Costs about as much as running the network once per cause that occurs, and six times more.
+    Costs about as much as running the network twice for every cause that occurs, and a dozen times more.
 
     Args:
         graph: a time-stepped graph of one input and one output.
@@ -119,7 +119,7 @@ def _whole(probe: Probe, rows: tuple[Row, ...], labels: Array | None) -> Diagnos
         Gain(g.what, None, new[0] - old[0], old[1] - new[1])
         for g, (old, new) in zip(alone, pairwise(turns), strict=True)
     )
-    first = next((g for g in single if g.what != ALL and g.error > 0), None)
+    first = next((g for g in single if g.error > 0), None)
     layer, cause = (first.layer, Cause(first.what)) if first is not None else (pairs[0][1:] if pairs else (None, None))
     advice = () if layer is None else advise(
         next(row for row in rows if row.name == layer), probe.graph.steps,
@@ -140,9 +140,7 @@ def _alone(
     plan: list[tuple[str, str | None, Variant]] = [(c.value, None, variant(probe, [c])) for c in present]
     if probe.readout:
         plan.append((READOUT, None, Variant(weights=probe.readout)))
-    plan += [(cause.value, name, variant(probe, [cause], name)) for name, cause in pairs]
-    own = {row.name: row.causes for row in rows if row.name in [name for name, _ in pairs]}
-    return plan + [(ALL, name, variant(probe, causes, name)) for name, causes in own.items()]
+    return plan + [(cause.value, name, variant(probe, [cause], name)) for name, cause in pairs]
 
 
 def _in_turn(probe: Probe, order: tuple[Gain, ...]) -> list[Variant]:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from .advice import Setting
 from .twins import Cause
 
-READOUT, ALL = "readout", "all"
-"""What a gain may be of besides a cause: the weights behind the last neurons, and all own causes of a layer."""
+READOUT = "readout"
+"""What a gain may be of besides a cause: the weights behind the last neurons."""
 NEGLIGIBLE = 5e-3
 """Errors below this share of the teacher's norm, and causes below this share of an error, are none."""
 
@@ -55,7 +55,7 @@ class Gain:
     """What comes back at the output when something is off.
 
     Attributes:
-        what: the cause, or `readout` for the weights behind the last neurons, or `all` for all of a layer's own causes.
+        what: the cause, or `readout` for the weights behind the last neurons.
         layer: None: in all layers.
         accuracy: share of samples answered right again; negative where it gets worse.
         error: of ||output - teacher's|| / ||teacher's||, that comes back; both read out with the teacher's weights.
@@ -76,7 +76,7 @@ class Diagnosis:
         output_error: ||output - teacher's|| / ||teacher's||, read out with the teacher's weights.
         gains: for every cause that occurs, off alone in all layers; the one that brings most first.
         in_turn: the same in that order, each with those before it off too.
-        single: off alone in one layer, for the largest pairs of layer and cause, and (`all`) for all causes of a layer.
+        single: off alone in one layer, for the largest pairs of layer and cause.
         remainder: the drop in accuracy less the sum of `in_turn`; `remaining_error` the same of the output's error.
         worst: the layer where one cause costs the output most; None where no layer has an error of its own.
         cause: that cause.

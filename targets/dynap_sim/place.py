@@ -45,7 +45,11 @@ def place(graph: Graph) -> Graph:
         TargetError: lists all nodes that have no form on the chip.
     """
     graph = host_readout(unchained(_integers(graph)))
-    problems: list[TargetError] = []
+    problems = [
+        TargetError(f"'{node.attrs['code']}' coding is not modelled on this chip", at=node.at, hint="code=direct")
+        for node in graph.nodes
+        if node.op == "encode" and node.attrs["code"] == "rate"
+    ]
     nodes: dict[str, Node] = {n.name: n for n in graph.nodes}
     params: dict[str, Array] = {}
     constraints: dict[str, Constraint] = {}

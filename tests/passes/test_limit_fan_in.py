@@ -14,6 +14,7 @@ from snnc.passes import LimitFanIn, QuantizeWeights
 from snnc.pipeline import Context
 from snnc.sim.cost import fan_in
 from snnc.sim.reference import run
+from snnc.targets import DynapSim
 from tests.conftest import Golden
 from tests.graphs import Builder, data_for, spiking
 
@@ -300,6 +301,16 @@ def test_four_bits_hold_the_worths_of_partial_sums() -> None:
     quantized = QuantizeWeights(bits=4).run(new, Context())
     name = next(n.name for n in new.nodes if n.name == "wide.sum")
     np.testing.assert_allclose(quantized.params[f"{name}.weight"], new.params[f"{name}.weight"], rtol=1e-5)
+
+
+def test_partial_sums_have_a_form_on_the_chip() -> None:
+    """Placed, in units of the weight steps, they make the same scores."""
+    x = np.random.default_rng(1).uniform(0, 1, (64, 60)).astype(np.float32)
+    quantized = QuantizeWeights(bits=4).run(split(wide(60), data(x), 16)[0], Context())
+    placed = DynapSim(fan_in=16).place(quantized)
+    assert fan_in(placed) == {"lif1": 1, "wide.partial": 15, "lif2": 8}
+    before, after = (run(g, {"x": x})["out_scores"] for g in (quantized, placed))
+    assert np.abs(after - before).mean() < 0.05 * np.abs(before).mean()
 
 
 def test_quantized_weights_are_not_split() -> None:

@@ -261,6 +261,18 @@ def test_a_moved_bias_and_moved_weights_are_named() -> None:
     assert (found(graph, moved).worst, found(graph, moved).cause) == (LAYER, Cause.WEIGHTS)
 
 
+def test_what_no_rounding_explains_is_not_blamed_on_bits() -> None:
+    """Weights on a grid of 6 bits, then moved by three levels: the bits are not what is wrong."""
+    graph = dense()
+    snn = lowered(graph)
+    weight = snn.params["layer2.weight"]
+    grid = Constraint(6, np.abs(weight).max(axis=1, keepdims=True) / 25)
+    moved = changed(snn, layer2__weight=weight + 3 * np.asarray(grid.scale))
+    made = found(graph, limited(moved, grid))
+    assert (made.worst, made.cause) == (LAYER, Cause.WEIGHTS)
+    assert made[LAYER].shares[Cause.BITS] < 0.3
+
+
 def test_a_max_pool_that_became_an_average_is_named() -> None:
     b = Net(2, 8, 8)
     b("pool", "maxpool", b("relu1", "relu", b.conv("layer1", "x", 8, 2)))

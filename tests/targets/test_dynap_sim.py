@@ -770,3 +770,11 @@ def test_the_teacher_is_in_the_artifact() -> None:
     assert {"teacher.txt", "teacher.safetensors"} <= set(made.bundle.files)
     assert made.graph.teacher is not None
     assert [n.name for n in made.graph.teacher.nodes] == [n.name for n in teacher("plain").nodes]
+
+
+def test_rate_coding_is_refused() -> None:
+    """The learning block takes the input's events for the steps of a constant current."""
+    recipe = RECIPE.replace("threshold-layernorm{", "threshold-layernorm{code=rate ")
+    assert "code=rate steps" in recipe
+    with pytest.raises(TargetError, match="'rate' coding is not modelled"):
+        place(constrained("plain", recipe))
