@@ -18,15 +18,15 @@ import torch
 from torch import Tensor
 
 from snnc.errors import GraphError
-from snnc.ir import Array, Graph, Node, roles
+from snnc.ir import Array, Graph, roles
 
 from .advice import advise
 from .findings import READOUT, Diagnosis, Gain, Row
-from .ideal import block
+from .ideal import in_weight_steps
 from .ladder import IN_NEURONS
 from .probe import Probe, Progress, Sums, Variant
 from .torch import exact
-from .twins import IN_WEIGHTS, OWN, Cause, Change
+from .twins import IN_WEIGHTS, Cause, Change
 
 TOP = 8
 """Pairs of layer and cause that are switched off alone in the whole network: those with the largest local errors."""
@@ -68,21 +68,13 @@ def _refuse(graph: Graph, teacher: Graph, x: Array) -> None:
         for found in (ours, theirs):
             if len(found) != 1:
                 raise GraphError(f"a diagnosis needs one {word}, there are {', '.join(found)}")
-    if any(node.op == "lif" and _integers(graph, node) for node in graph.nodes):
+    if any(node.op == "lif" and in_weight_steps(graph, node) for node in graph.nodes):
         raise GraphError(
             "its thresholds are integers of weight steps, no longer in the model's units",
             hint="explain what was compiled without quantize-neurons",
         )
     if not len(x):
         raise GraphError("there are no samples to explain the graph on")
-
-
-def _integers(graph: Graph, node: Node) -> bool:
-    """Whether neurons and the weights that drive them were made integers."""
-    theta = graph.params[roles(node, graph.params)["theta"]]
-    limits = [graph.constraints.get(roles(graph[n], graph.params)["weight"]) for n in block(graph, node, OWN)]
-    steps = [limit.scale for limit in limits if limit is not None and limit.scale is not None]
-    return bool(steps) and all((array == np.rint(array)).all() for array in (theta, *steps))
 
 
 def _row(probe: Probe, name: str, found: Sums) -> Row:

@@ -11,9 +11,10 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
+import numpy as np
 from torch import Tensor
 
-from snnc.ir import CURVES, OFF, Graph, Node, roles
+from snnc.ir import CURVES, LAYERS, OFF, Graph, Node, roles
 
 from .torch import KERNELS, per_channel
 
@@ -100,3 +101,11 @@ def block(graph: Graph, node: Node, ops: Collection[str]) -> list[str]:
         found += [name] if graph[name].op in ops else []
         todo += graph.values(graph[name]) if graph[name].op not in ("lif", "encode") else ()
     return found
+
+
+def in_weight_steps(graph: Graph, node: Node) -> bool:
+    """Whether neurons and the weights that drive them were made integers: theta * count is no activation then."""
+    theta = graph.params[roles(node, graph.params)["theta"]]
+    limits = [graph.constraints.get(roles(graph[n], graph.params)["weight"]) for n in block(graph, node, LAYERS)]
+    steps = [limit.scale for limit in limits if limit is not None and limit.scale is not None]
+    return bool(steps) and all((array == np.rint(array)).all() for array in (theta, *steps))

@@ -8,6 +8,7 @@ import torch
 
 from snnc.ir import Array, Graph
 
+from .ideal import in_weight_steps
 from .torch import exact, forward, per_channel, tensors, to_tensor
 
 LAYER_SAMPLES = 64
@@ -37,7 +38,7 @@ def activations(
 def layer_errors(graph: Graph, teacher: Graph, x: Array, device: str = "cpu") -> dict[str, float]:
     """||a - a_teacher|| / ||a_teacher|| by layer, for the layers that the teacher has by the same name and shape.
 
-    Where the teacher's layer is dead (norm 0), ||a||.
+    Where the teacher's layer is dead (norm 0), ||a||. Neurons in units of their weight steps are left out.
     """
     name = next(iter(graph.inputs))
     batch = {name: to_tensor(x[:LAYER_SAMPLES], device)}
@@ -46,6 +47,8 @@ def layer_errors(graph: Graph, teacher: Graph, x: Array, device: str = "cpu") ->
         theirs = activations(teacher, batch, tensors(teacher, device))
     found = {}
     for layer, value in ours.items():
+        if graph[layer].op == "lif" and in_weight_steps(graph, graph[layer]):
+            continue
         if layer in theirs and theirs[layer].shape == value.shape:
             found[layer] = float((value - theirs[layer]).norm()) / (float(theirs[layer].norm()) or 1.0)
     return found

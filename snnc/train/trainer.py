@@ -160,16 +160,25 @@ class _Seen:
         self.mask = None if mask is None else torch.tensor(mask, device=device)
         scale = None if constraint is None else constraint.scale
         self.scale = None if scale is None else torch.tensor(scale, device=device)
+        levels = None if constraint is None else constraint.levels
+        self.levels = None if levels is None else torch.tensor(levels, device=device)
 
     def __call__(self, param: Tensor) -> Tensor:
         if self.mask is not None:
             param = param * self.mask
-        if self.scale is not None and self.constraint is not None:
-            top = self.constraint.top_level
+        if self.scale is not None:
             with torch.no_grad():
-                away = (param / self.scale).round().clamp(-top, top) * self.scale - param
+                away = self._level(param / self.scale) * self.scale - param
             param = param + away
         return param
+
+    def _level(self, steps: Tensor) -> Tensor:
+        """The level nearest to weights in steps, as `Constraint.project` has it."""
+        assert self.constraint is not None
+        if self.levels is not None:
+            return self.levels[torch.searchsorted((self.levels[1:] + self.levels[:-1]) / 2, steps)]
+        top = self.constraint.top_level
+        return steps.round().clamp(-top, top)
 
 
 def _array(param: Tensor) -> Array:

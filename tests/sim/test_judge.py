@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from snnc.ir import Constraint
 from snnc.sim.judge import accuracy, layer_errors
 from tests.graphs import Builder
 
@@ -47,3 +48,16 @@ def test_layers_of_another_shape_are_left_out() -> None:
     b("wide", "dense", "current", weight=np.ones((3, 2)))
     b("layer", "lif", "wide")
     assert layer_errors(b.graph(b("count", "decode", "layer")), teacher, np.ones((1, 2), np.float32)) == {}
+
+
+def test_neurons_in_weight_steps_have_no_error_in_the_teachers_units() -> None:
+    b = Builder({"x": (2,)})
+    teacher = b.graph(b("layer", "relu", b("sum", "dense", "x", weight=[[0.5, -0.5]])))
+    b = Builder({"x": (2,)}, 4)
+    b("current", "encode", "x", code="first-step")
+    b("layer", "lif", b("sum", "dense", "current", weight=[[1, -1]]), theta=2)
+    graph = b.graph(b("count", "decode", "layer"))
+    x = np.array([[3, 1]], np.float32)
+    assert set(layer_errors(graph, teacher, x)) == {"layer"}
+    integers = graph.edit(constraints={"sum.weight": Constraint(bits=4, scale=np.ones((), np.float32))})
+    assert layer_errors(integers, teacher, x) == {}

@@ -107,10 +107,12 @@ def test_projection_is_a_fixed_point_and_the_nearest() -> None:
     np.testing.assert_array_equal(project(None, wild.astype(np.float64)), wild)
 
 
-def test_forward_sees_the_projection_and_backward_goes_straight_through() -> None:
+@pytest.mark.parametrize("levels", [None, [-4, -2, -1, 0, 1, 2, 4]])
+def test_forward_sees_the_projection_and_backward_goes_straight_through(levels: list[int] | None) -> None:
     rng = np.random.default_rng(2)
     mask = rng.random((4, 6)) < 0.6
-    constraint = Constraint(4, np.full((4, 1), 0.25, np.float32), mask)
+    own = None if levels is None else np.array(levels, np.float32)
+    constraint = Constraint(4, np.full((4, 1), 0.25, np.float32), mask, levels=own)
     param = torch.tensor(rng.normal(size=(4, 6)).astype(np.float32), requires_grad=True)
     seen = _Seen(constraint, "cpu")(param)
     np.testing.assert_allclose(seen.detach().numpy(), constraint.project(param.detach().numpy()), atol=1e-6)
