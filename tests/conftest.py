@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
+from snnc.cli import main
+
 Golden = Callable[[str], None]
+
+
+@dataclass
+class Ended:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Ended]
 
 settings.register_profile("snnc", derandomize=True, deadline=None, max_examples=30, database=None)
 settings.load_profile("snnc")
@@ -30,3 +46,23 @@ def golden(request: pytest.FixtureRequest) -> Golden:
         assert text == path.read_text()
 
     return check
+
+
+@pytest.fixture
+def snnc(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path_factory: pytest.TempPathFactory
+) -> Run:
+    """Runs a command in an empty folder, where the default --out would go."""
+    monkeypatch.chdir(tmp_path_factory.mktemp("here"))
+
+    def run(*args: str) -> Ended:
+        monkeypatch.setattr(sys, "argv", ["snnc", *args])
+        code = 0
+        try:
+            main()
+        except SystemExit as done:
+            code = int(done.code or 0)
+        captured = capsys.readouterr()
+        return Ended(code, captured.out, captured.err)
+
+    return run

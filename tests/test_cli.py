@@ -12,34 +12,11 @@ from onnx import TensorProto, helper
 
 from snnc.cli import main
 from snnc.errors import GraphError
+from tests.conftest import Ended
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 MODEL, DATA = str(EXAMPLES / "digits_cnn.onnx"), str(EXAMPLES / "digits.npz")
 FAST = ["--target", "dynap-sim{steps=4 epochs=1}", "--train-samples", "200", "--test-samples", "50", "--quiet"]
-
-
-class Ended:
-    """How a command ended."""
-
-    def __init__(self, code: int, out: str, err: str) -> None:
-        self.code, self.out, self.err = code, out, err
-
-
-@pytest.fixture
-def snnc(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path_factory):  # type: ignore[no-untyped-def]
-    monkeypatch.chdir(tmp_path_factory.mktemp("here"))  # where the default --out would go
-
-    def run(*args: str) -> Ended:
-        monkeypatch.setattr(sys, "argv", ["snnc", *args])
-        code = 0
-        try:
-            main()
-        except SystemExit as done:
-            code = int(done.code or 0)
-        captured = capsys.readouterr()
-        return Ended(code, captured.out, captured.err)
-
-    return run
 
 
 @pytest.fixture(scope="module")

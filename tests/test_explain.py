@@ -4,50 +4,20 @@ from __future__ import annotations
 
 import json
 import re
-import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from snnc import api
-from snnc.cli import main
 from snnc.data import load, load_test
+from tests.conftest import Run
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 MODEL, DATA = str(EXAMPLES / "digits_cnn.onnx"), str(EXAMPLES / "digits.npz")
 PIPELINE = (
     "fold-batchnorm,threshold-layernorm{steps=4},bias-per-step,limit-fan-in{k=24 samples=100},quantize-weights{bits=3}"
 )
-
-
-@dataclass
-class Ended:
-    """How a command ended."""
-
-    code: int
-    out: str
-    err: str
-
-
-Run = Callable[..., Ended]
-
-
-@pytest.fixture
-def snnc(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    def run(*args: str) -> Ended:
-        monkeypatch.setattr(sys, "argv", ["snnc", *args])
-        code = 0
-        try:
-            main()
-        except SystemExit as done:
-            code = int(done.code or 0)
-        captured = capsys.readouterr()
-        return Ended(code, captured.out, captured.err)
-
-    return run
 
 
 @pytest.fixture(scope="module")
