@@ -27,8 +27,9 @@ import torch
 from torch import Tensor
 
 from snnc.errors import PipelineError
-from snnc.ir import OFF, WIRING, Array, Graph, Node, Stage, roles
+from snnc.ir import WIRING, Array, Graph, Node, Stage, roles, stands_for
 from snnc.pipeline import Context, Pass
+from snnc.sim.ideal import delivered
 from snnc.sim.torch import exact, forward, per_channel, tensors, to_tensor
 from snnc.sim.window import fire
 from snnc.sim.worths import absorb_scales
@@ -70,14 +71,15 @@ class RefineThresholds(Pass):
     def run(self, graph: Graph, ctx: Context) -> Graph:
         if ctx.teacher is None:
             raise PipelineError(f"'{self.name}' needs the network that the graph was made from", hint="use a Pipeline")
-        wanted = {n.name: twin for n in graph.nodes if n.op == "lif" and (twin := _twin(n, ctx.teacher)) is not None}
+        wanted = _wanted(graph, ctx.teacher)
         if not wanted:
             ctx.note("no neurons have a twin in the teacher: nothing refined")
             return graph
         open_graph, worths = _with_worths(graph, wanted)
         x = {next(iter(graph.inputs)): to_tensor(ctx.training(self.name).take(self.samples).x(), ctx.device)}
         with torch.inference_mode(), exact():
-            theirs = forward(ctx.teacher, tensors(ctx.teacher, ctx.device), x)
+            compared = {twin for twin, _ in wanted.values()} | {n.inputs[0] for n in graph.nodes if n.op == "decode"}
+            theirs = forward(ctx.teacher, tensors(ctx.teacher, ctx.device), x, keep=lambda n: n.name in compared)
             refined = _Refined(self, open_graph, wanted, worths, theirs, tensors(open_graph, ctx.device), ctx)
             made = forward(open_graph, refined.params, x, keep=lambda n: n.op == "decode", before=refined.see)
             refined.read_out(made)
@@ -85,22 +87,16 @@ class RefineThresholds(Pass):
         return absorb_scales(open_graph.edit(params=params))
 
 
-@dataclass(frozen=True)
-class _Twin:
-    """The value of the teacher that a layer of neurons stands for: `sign` times it, where that is above 0."""
-
-    name: str
-    sign: float
-
-
-def _twin(node: Node, teacher: Graph) -> _Twin | None:
-    name = node.name.removesuffix(f".{OFF}")
-    if name not in teacher or teacher[name].type.shape != node.type.shape:
-        return None
-    return _Twin(name, 1.0 if name == node.name else -1.0)
+def _wanted(graph: Graph, teacher: Graph) -> dict[str, tuple[str, float]]:
+    """What each layer of neurons stands for; thresholds that differ within a channel are left as they are."""
+    found = {}
+    for node in graph.nodes:
+        if node.op == "lif" and graph.params[roles(node, graph.params)["theta"]].ndim < 2:
+            found[node.name] = stands_for(node, teacher)
+    return {name: twin for name, twin in found.items() if twin is not None}
 
 
-def _with_worths(graph: Graph, wanted: Mapping[str, _Twin]) -> tuple[Graph, dict[str, tuple[str, ...]]]:
+def _with_worths(graph: Graph, wanted: Mapping[str, tuple[str, float]]) -> tuple[Graph, dict[str, tuple[str, ...]]]:
     """The graph with a factor of one per channel behind every layer of neurons, and the names of these factors.
 
     Behind a max pool of spikes the factor comes after it. Where wiring leads spikes to one there is none: these
@@ -139,7 +135,7 @@ class _Refined:
 
     options: RefineThresholds
     graph: Graph
-    wanted: Mapping[str, _Twin]
+    wanted: Mapping[str, tuple[str, float]]
     worths: Mapping[str, tuple[str, ...]]
     theirs: Mapping[str, Tensor]
     params: dict[str, Tensor]
@@ -153,7 +149,8 @@ class _Refined:
         self.ctx.progress(f"refine {node.name}", len(self.changed), 3 * len(self.wanted))
         own = roles(node, self.graph.params)
         before = self.params[own["theta"]]
-        wanted = (twin.sign * self.theirs[twin.name]).clamp(min=0)
+        name, sign = twin
+        wanted = (sign * self.theirs[name]).clamp(min=0)
         layer = _Layer(node, current, wanted, self.params[own["alpha"]], self.graph.steps)
         theta, u0 = layer.search(before, self.worths.get(node.name) is not None, self.options.per)
         made = {own["theta"]: theta, own["u0"]: layer.corrected(theta, u0, self.options.rounds)}
@@ -172,8 +169,7 @@ class _Refined:
                 continue
             error = self.theirs[layer.name] - made[node.name]
             mean = error.mean([axis for axis in range(error.ndim) if axis != 1])
-            times = self.graph.steps if layer.attrs.get("bias_at") == "per-step" else 1
-            self.params[own["bias"]] = self.params[own["bias"]] + mean / times
+            self.params[own["bias"]] = self.params[own["bias"]] + mean / delivered(layer, self.graph.steps)
             self.changed.add(own["bias"])
 
 

@@ -1,6 +1,6 @@
 """What a network is at every stage of its compilation: nodes, types, constraints, text."""
 
-from .draft import OFF, Draft
+from .draft import OFF, Draft, stands_for
 from .graph import Array, Attr, Constraint, Graph, Kind, Node, Shape, Stage, TensorType
 from .ops import CURVES, LINEAR, NAME, OPS, WEIGHTED, WIRING, attr_ints, roles
 from .parts import LAYERS, between_layers, chained, earlier_than, front, later_than
@@ -34,6 +34,7 @@ __all__ = [
     "later_than",
     "parse",
     "roles",
+    "stands_for",
     "to_text",
     "verify",
 ]

@@ -14,6 +14,17 @@ OFF = "off"
 """Suffix of neurons that stand for what a value is below 0: NAME.off for max(-NAME, 0); NAME is for max(NAME, 0)."""
 
 
+def stands_for(node: Node, teacher: Graph) -> tuple[str, float] | None:
+    """The value of `teacher` that a layer of neurons stands for, and its sign: max(sign * value, 0).
+
+    That of the same name and shape; of NAME for NAME.off, negative. None where the teacher has neither.
+    """
+    for name, sign in ((node.name, 1.0), (node.name.removesuffix(f".{OFF}"), -1.0)):
+        if name in teacher and teacher[name].type.shape == node.type.shape:
+            return name, sign
+    return None
+
+
 @dataclass
 class Draft:
     """The parts that stand for nodes of `graph`, collected one after the other."""

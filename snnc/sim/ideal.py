@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from snnc.ir import CURVES, LAYERS, OFF, Graph, Node, roles
+from snnc.ir import CURVES, LAYERS, Graph, Node, roles, stands_for
 
 from .torch import KERNELS, per_channel
 
@@ -42,11 +42,11 @@ class Layer:
         """The layer of a `lif` node."""
         own = roles(node, graph.params)
         parts = [per_channel(params[own[role]], len(node.type.shape)) for role in ("alpha", "theta", "u0")]
-        for name, sign in ((node.name, 1.0), (node.name.removesuffix(f".{OFF}"), -1.0)):
-            if name in teacher and teacher[name].type.shape == node.type.shape:
-                twin = teacher[name]
-                return cls(node, parts[0], parts[1], parts[2], name, sign, "max" in twin.attrs or twin.op in CURVES)
-        return cls(node, parts[0], parts[1], parts[2], None, 1.0, False)
+        if (found := stands_for(node, teacher)) is None:
+            return cls(node, parts[0], parts[1], parts[2], None, 1.0, False)
+        name, sign = found
+        bounded = "max" in teacher[name].attrs or teacher[name].op in CURVES
+        return cls(node, parts[0], parts[1], parts[2], name, sign, bounded)
 
     def ideal(self, teacher: Mapping[str, Tensor], charge: Tensor) -> Tensor:
         """The activation [N, ...] that the layer stands for, given the teacher's values and its ideal charge."""

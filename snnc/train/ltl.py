@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from snnc.errors import PipelineError
-from snnc.ir import OFF, WEIGHTED, Array, Graph, Node, roles
+from snnc.ir import WEIGHTED, Array, Graph, roles, stands_for
 from snnc.pipeline import Context
 from snnc.sim.torch import exact, forward, per_channel, tensors
 
@@ -88,8 +88,8 @@ class Targets:
         self.teacher, self.params = teacher, tensors(teacher, device)
         self.input = next(iter(teacher.inputs))
         own = [n for n in student.nodes if n.op == "lif" and has_weights(student, student.values(n)[0])]
-        self.of = {n.name: (n.name.removesuffix(f".{OFF}"), -1.0 if n.name.endswith(f".{OFF}") else 1.0) for n in own}
-        taught = [n for n in own if self._taught(n, teacher)]
+        self.of = {n.name: twin for n in own if (twin := stands_for(n, teacher)) is not None}
+        taught = [n for n in own if n.name in self.of]
         self.layers = tuple(n.name for n in taught)
         self.without = tuple(n.name for n in own if n.name not in self.layers)
         theta = {n.name: student.params[roles(n, student.params)["theta"]] for n in taught}
@@ -97,11 +97,6 @@ class Targets:
             n.name: per_channel(torch.tensor(theta[n.name], device=device), len(n.type.shape)) * student.steps
             for n in taught
         }
-
-    def _taught(self, node: Node, teacher: Graph) -> bool:
-        """Whether the teacher has the value that the neurons stand for, in their shape."""
-        name = self.of[node.name][0]
-        return name in teacher and teacher[name].type.shape == node.type.shape
 
     def __call__(self, x: Tensor) -> dict[str, Tensor]:
         """Target rates [N, ...] by layer for inputs x [N, ...]."""
