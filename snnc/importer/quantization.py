@@ -21,7 +21,6 @@ class Grid:
 
     step: Array
     bits: int
-    centred: bool
 
 
 @dataclass
@@ -38,10 +37,8 @@ class Quantized:
         if node.op_type != "DequantizeLinear" or any(name and name not in known for name in node.input):
             return
         levels, step = known[node.input[0]], known[node.input[1]]
-        zero = known[node.input[2]] if len(node.input) > 2 and node.input[2] else np.zeros(1)
         if levels.dtype.name in BITS and step.dtype.kind == "f" and step.ndim < 2:
-            grid = Grid(step.astype(np.float32).reshape(-1), BITS[levels.dtype.name], not zero.any())
-            self.constants[node.output[0]] = grid
+            self.constants[node.output[0]] = Grid(step.astype(np.float32).reshape(-1), BITS[levels.dtype.name])
 
     def constrained(self, graph: Graph) -> tuple[Graph, list[str]]:
         """The graph with a constraint on every weight that lies on its grid, and a note for each that does not."""
@@ -60,7 +57,7 @@ class Quantized:
 
 def _constraint(weight: Array, grid: Grid) -> Constraint | None:
     """None if the weights do not lie on symmetric levels."""
-    if not grid.centred or grid.step.size not in (1, len(weight)) or not (grid.step > 0).all():
+    if grid.step.size not in (1, len(weight)) or not (grid.step > 0).all():
         return None
     shape = () if grid.step.size == 1 else (-1, *[1] * (weight.ndim - 1))
     made = Constraint(bits=grid.bits, scale=grid.step.reshape(shape))

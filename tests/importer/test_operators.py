@@ -307,3 +307,10 @@ def test_forms_that_are_refused(save: Save, line: Any, inputs: dict[str, Any], t
     with pytest.raises(ModelError, match=text) as caught:
         load(save([line], inputs, used))
     assert f"at: ONNX node 'n_y' ({line[0]})" in str(caught.value)
+
+
+def test_a_bias_for_another_number_of_samples_is_refused(save: Save) -> None:
+    """Equal rows or not: it cannot be added."""
+    consts = {"w": weights(3, 2), "b": np.ones((4, 2), np.float32)}
+    with pytest.raises(ModelError, match=r"is for 4 samples, not 13|no shape"):
+        load(save([("Gemm", "x w b", "y")], {"x": ("N", 3)}, consts))

@@ -63,6 +63,13 @@ def test_levels_that_are_not_symmetric_become_plain_numbers(save: Save, levels: 
     assert [note for note in made.notes if "not symmetric" in note and "n_c" in note]
 
 
+def test_a_zero_point_that_leaves_the_levels_within_the_bits_is_no_obstacle(check: Check) -> None:
+    lines, consts = network((LEVELS // 2).astype(np.int8), zero=3)
+    graph = check(lines, {"x": ("N", 2, 5, 5)}, consts, oracles=ORT)
+    made = graph.params["conv1.weight"] / graph.constraints["conv1.weight"].scale
+    np.testing.assert_array_equal(np.rint(made), LEVELS // 2 - 3)
+
+
 def test_a_batch_norm_that_folds_into_the_weights_takes_them_off_their_levels(check: Check, save: Save) -> None:
     lines, consts = network()
     lines[4:5] = [("BatchNormalization", "c g g g v", "n"), ("Relu", "n", "r")]

@@ -88,6 +88,23 @@ def test_start_potentials_take_what_is_left_on_average() -> None:
     assert left(refined(before, rounds=4)) < left(refined(before, rounds=0))
 
 
+def test_the_read_out_is_right_on_average() -> None:
+    """Class by class, on the calibration samples themselves."""
+    after = refined(lowered(mlp()))
+    assert after.teacher is not None
+    x = {"x": data_for(after.teacher).train.x()}
+    ours, theirs = (next(iter(run(g, x).values())) for g in (after, after.teacher))
+    np.testing.assert_allclose(ours.mean(0), theirs.mean(0), atol=1e-5)
+
+
+def test_thresholds_of_single_neurons_are_left_alone() -> None:
+    graph = lowered(residual())
+    name = roles(graph["relu2"], graph.params)["theta"]
+    spread = np.full(graph["relu2"].type.shape, graph.params[name], np.float32)
+    after = refined(graph.edit(params={name: spread}))
+    np.testing.assert_array_equal(after.params[name], spread)
+
+
 def pooled() -> Graph:
     """A max pool of spikes between two layers."""
     rng = np.random.default_rng(2)
