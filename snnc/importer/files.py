@@ -22,7 +22,7 @@ from snnc.ir import Array
 
 from .external import Folder, place_of
 from .inline import inline
-from .options import DEFAULT, Limits, Options
+from .options import DEFAULT, Limits, Options, raising
 from .structure import check_standard, check_structure, keep_outputs, settle
 from .tensors import all_tensors, constant, dtype_name, restore, take, take_constants, widenings
 
@@ -125,7 +125,7 @@ def _content(path: Path, limits: Limits) -> tuple[bytes, Folder]:
                 raise ModelError(f"'{path}' is not a file", hint="name the .onnx file itself", code="not-a-file")
             if status.st_size > most:
                 message = f"'{path}' has {status.st_size} bytes, more than {most}"
-                hint = "raise the limit file_bytes" if most < LARGEST else "keep the weights in external data"
+                hint = raising("file_bytes") if most < LARGEST else "keep the weights in external data"
                 raise ModelError(message, hint=hint, code="too-large")
             return file.read(), Folder(path.parent, (status.st_dev, status.st_ino))
     except IsADirectoryError:

@@ -16,6 +16,8 @@ from onnx.reference import ReferenceEvaluator
 from snnc.errors import ModelError
 from snnc.ir import Array, Shape
 
+from .options import raising
+
 FOLDED = frozenset(
     word
     for line in (
@@ -78,7 +80,11 @@ def refuse_giants(inferred: Mapping[str, TypeProto]) -> None:
 
 def too_large(what: str, most: int) -> ModelError:
     """The error of a constant beyond the limit."""
-    return ModelError(f"this constant {what}, more than {most}", hint="raise the limit fold_bytes", code="fold-size")
+    return ModelError(
+        f"this constant {what}, more than {most}",
+        hint=raising("fold_bytes"),
+        code="fold-size",
+    )
 
 
 def static_shape(kind: TypeProto) -> Shape | None:

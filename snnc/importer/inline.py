@@ -15,7 +15,7 @@ from onnx import FunctionProto, ModelProto, NodeProto
 
 from snnc.errors import ModelError
 
-from .options import Limits
+from .options import Limits, raising
 
 Key: TypeAlias = tuple[str, str, str]
 
@@ -75,7 +75,7 @@ class _Budget:
             self.known[key] = nodes, size, depth + 1
         if key not in self.known or len(calls) + self.known[key][2] > self.limits.nesting:
             message = f"functions of the model call each other deeper than {self.limits.nesting}"
-            raise ModelError(message, hint="raise the limit nesting", code="nesting")
+            raise ModelError(message, hint=raising("nesting"), code="nesting")
         return self.known[key]
 
 

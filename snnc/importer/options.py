@@ -35,6 +35,11 @@ class Limits:
             raise ModelError(f"limits must be at least 1: {', '.join(bad)}", code="limits")
 
 
+def raising(limit: str) -> str:
+    """What to try where a limit is hit."""
+    return f"raise the limit {limit} (--limit {limit}=NUMBER)"
+
+
 @dataclass(frozen=True)
 class Options:
     """What the file does not say.

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from snnc.errors import GraphError, ModelError
 
-from .options import DEFAULT, Limits, Options
+from .options import DEFAULT, Limits, Options, raising
 from .wire import PATIENCE, STARVED, GarbledError, error_from_json, framed, import_from_json, options_to_json, unframed
 
 if TYPE_CHECKING:
@@ -266,7 +266,7 @@ def _usage(server: _Server, deadline: float) -> Usage:
 
 def _ended(usage: Usage, limits: Limits) -> ModelError:
     """The error of a model whose process was ended from outside, or broke."""
-    hint = "raise the limit cpu_seconds"
+    hint = raising("cpu_seconds")
     if usage.code == -signal.SIGXCPU or (usage.code == -signal.SIGKILL and usage.cpu >= limits.cpu_seconds):
         message = f"reading the model takes more than {limits.cpu_seconds} seconds of processor time"
         return ModelError(message, hint=hint, code="cpu-limit")
@@ -274,7 +274,7 @@ def _ended(usage: Usage, limits: Limits) -> ModelError:
         return _too_long(limits)
     if usage.code == STARVED:
         message = f"reading the model takes more memory than {limits.memory_bytes} bytes"
-        return ModelError(message, hint="raise the limit memory_bytes", code="memory-limit")
+        return ModelError(message, hint=raising("memory_bytes"), code="memory-limit")
     if usage.code > 0:
         return _mad("it failed while answering")
     name = signal.Signals(-usage.code).name
@@ -285,7 +285,11 @@ def _ended(usage: Usage, limits: Limits) -> ModelError:
 
 def _too_long(limits: Limits) -> ModelError:
     message = f"reading the model takes longer than {limits.cpu_seconds * PATIENCE} seconds"
-    return ModelError(message, hint="raise the limit cpu_seconds; its file system may be slow", code="time-limit")
+    return ModelError(
+        message,
+        hint=raising("cpu_seconds") + "; its file system may be slow",
+        code="time-limit",
+    )
 
 
 def _mad(reason: str) -> ModelError:

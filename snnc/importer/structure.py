@@ -11,7 +11,7 @@ from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, ValueInfoPro
 
 from snnc.errors import ModelError, printable
 
-from .options import Limits
+from .options import Limits, raising
 from .tensors import is_stub
 
 OLDEST = 7
@@ -51,7 +51,7 @@ def check_structure(model: ModelProto, limits: Limits) -> None:
     seen = sum(_check_nodes(nodes, limits, 1) for nodes in (model.graph.node, *(f.node for f in model.functions)))
     if seen > limits.nodes:
         message = f"the model has {seen} nodes, more than {limits.nodes}"
-        raise ModelError(message, hint="raise the limit nodes", code="too-many-nodes")
+        raise ModelError(message, hint=raising("nodes"), code="too-many-nodes")
     for function in model.functions:
         texts = [function.name, function.domain, *function.input, *function.output, *function.attribute]
         _check_names(texts, limits)
@@ -86,14 +86,14 @@ def _check_names(names: Iterable[object], limits: Limits) -> None:
             raise ModelError(f"a name is no UTF-8 text: {name!r:.80}", code="name-encoding")
         if len(name) > limits.name_bytes or len(name.encode("utf-8", "replace")) > limits.name_bytes:
             message = f"a name of {len(name)} characters, '{name[:40]}...', is longer than {limits.name_bytes} bytes"
-            raise ModelError(message, hint="raise the limit name_bytes", code="name-length")
+            raise ModelError(message, hint=raising("name_bytes"), code="name-length")
 
 
 def _check_nodes(nodes: Iterable[NodeProto], limits: Limits, depth: int) -> int:
     """How many nodes there are, those of graphs in attributes too."""
     if depth > limits.nesting:
         message = f"graphs are nested deeper than {limits.nesting}"
-        raise ModelError(message, hint="raise the limit nesting", code="nesting")
+        raise ModelError(message, hint=raising("nesting"), code="nesting")
     seen = 0
     for node in nodes:
         texts = [node.name, node.op_type, node.domain, node.overload, *node.input, *node.output]

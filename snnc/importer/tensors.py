@@ -17,7 +17,7 @@ from snnc.errors import ModelError
 from snnc.ir import Array
 
 from .external import Folder, place_of
-from .options import Limits
+from .options import Limits, raising
 
 _WIDTHS = {
     64: ("DOUBLE", "INT64", "UINT64", "COMPLEX64"),
@@ -217,7 +217,7 @@ def _check_total(model: ModelProto, size: int, limits: Limits) -> None:
     total = size + sum(map(declared, outside))
     if total > limits.file_bytes:
         message = f"the model with its external data takes {total} bytes, more than {limits.file_bytes}"
-        raise ModelError(message, hint="raise the limit file_bytes", code="too-large")
+        raise ModelError(message, hint=raising("file_bytes"), code="too-large")
 
 
 def _raw(tensor: TensorProto) -> bytes | None:

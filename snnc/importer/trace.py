@@ -21,7 +21,7 @@ from snnc.ir import Array, Shape
 
 from .files import Loaded
 from .folding import FOLDED, LARGEST_VALUE, check_size, evaluate, refuse_giants, static_shape, too_large
-from .options import DEFAULT, Options
+from .options import DEFAULT, Options, raising
 from .structure import STANDARD, reads_of
 
 PROBE = 13
@@ -243,7 +243,7 @@ class _Walk:
             with np.errstate(all="ignore"):
                 made = evaluate(node, given, self.made.opset)
         except MemoryError:
-            hint = "raise the limit memory_bytes"
+            hint = raising("memory_bytes")
             raise ModelError("there is no memory to compute this constant", hint=hint, code="memory-limit") from None
         except Exception as error:  # the evaluator raises whatever numpy and its own kernels do
             raise ModelError(f"this constant cannot be computed: {error}", code="fold") from None

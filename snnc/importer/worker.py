@@ -26,7 +26,7 @@ from snnc.ir import Array
 
 from .build import Import, build
 from .files import model_digest, open_model
-from .options import Limits, Options
+from .options import Limits, Options, raising
 from .wire import (
     FAILED,
     PATIENCE,
@@ -74,7 +74,7 @@ def respond(request: dict[str, Any]) -> tuple[dict[str, Any], list[Array]]:
 def out_of_memory(limits: Limits) -> ModelError:
     """The error of a model that needs more memory than it may take."""
     message = f"reading the model takes more memory than {limits.memory_bytes} bytes"
-    return ModelError(message, hint="raise the limit memory_bytes", code="memory-limit")
+    return ModelError(message, hint=raising("memory_bytes"), code="memory-limit")
 
 
 def limit(limits: Limits) -> None:

@@ -80,8 +80,8 @@ def test_what_folds_is_sized_before_it_is_computed() -> None:
     (problem,) = made.problems.values()
     assert problem.code == "fold-size"
     assert (
-        str(problem)
-        == "this constant [100, 4] takes up to 3200 bytes, more than 1000\n  try: raise the limit fold_bytes"
+        str(problem) == "this constant [100, 4] takes up to 3200 bytes, more than 1000\n"
+        "  try: raise the limit fold_bytes (--limit fold_bytes=NUMBER)"
     )
     assert trace(model(nodes, {"s": integers(100, 4)})).problems == {}
 
