@@ -1,10 +1,11 @@
 """Conversion without training: accuracy of networks that others made, at few time steps.
 
-    python benchmarks/conversion.py [--steps 8 32] [--images 10000] [--models NAME ...]
+    python benchmarks/conversion.py [--steps 8 32] [--images 10000] [--models NAME ...] [--resnet20 FILE]
 
 Needs SNNC_MODELS and SNNC_DATA. Every model is converted twice, with thresholds from the 99.9 percentile alone and with
 refine-thresholds, calibrated on the first 1,000 training images; max pools are exact on spikes. Accuracy on the first
-`--images` test images, which calibration never sees; the ANN's on the same. Nothing here is random.
+`--images` test images, which calibration never sees; the ANN's on the same. Nothing here is random. `--resnet20` adds
+the 20-layer network that benchmarks/train_resnet20.py trains.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ MODELS: dict[str, tuple[str, Scaling]] = {
     "cifar10_resnet8_mlperf_keras": ("cifar10", Scaling()),
     "cifar10_vgg11_half": ("cifar10", Scaling(1 / 255, *CIFAR)),
 }
+RESNET20 = "cifar10_resnet20"
 OUTPUTS = {"fashion_cnn_torch13": ("output",)}
 PLAIN = "fold-batchnorm,rectify,relu-before-max-pool,separate-layers,threshold-layernorm{{steps={steps}}},bias-per-step"
 CALIBRATION = 1000
@@ -79,15 +81,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, nargs="+", default=[8, 32])
     parser.add_argument("--images", type=int, default=10_000)
-    parser.add_argument("--models", nargs="+", default=list(MODELS), choices=list(MODELS), metavar="NAME")
+    parser.add_argument("--models", nargs="*", default=list(MODELS), choices=list(MODELS), metavar="NAME")
+    parser.add_argument("--resnet20", metavar="FILE")
     given = parser.parse_args()
+    files = {name: f"{os.environ.get('SNNC_MODELS')}/{name}.onnx" for name in given.models}
+    if given.resnet20:
+        files[RESNET20] = given.resnet20
     folders = [os.environ.get(name) for name in ("SNNC_MODELS", "SNNC_DATA")]
     if None in folders:
         sys.exit("set SNNC_MODELS and SNNC_DATA to the folders of the models and the data")
     print(f"{'model':34} {'ANN':>7}  T  percentile      refined   drop")
-    for name in given.models:
-        graph = snnc.load(f"{folders[0]}/{name}.onnx", outputs=OUTPUTS.get(name, ()))
-        [(source, kind)], (where, scaling) = graph.inputs.items(), MODELS[name]
+    for name, file in files.items():
+        graph = snnc.load(file, outputs=OUTPUTS.get(name, ()))
+        [(source, kind)], (where, scaling) = graph.inputs.items(), MODELS.get(name, MODELS["cifar10_vgg11_half"])
         x, y, x_test, y_test = arrays(Path(str(folders[1])), where, kind.shape, given.images)
         train, test = Split(x, y, scaling), Split(x_test, y_test, scaling)
         samples = Data(train, train.take(1), test)

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-
-from snnc.ir import Graph, Stage, roles
+from snnc.ir import Graph, Stage
 from snnc.pipeline import Context, Pass
+from snnc.sim.lowering import spread_biases
 
 
 @dataclass(frozen=True)
@@ -21,9 +20,4 @@ class BiasPerStep(Pass):
     takes = frozenset({Stage.SPIKING})
 
     def run(self, graph: Graph, ctx: Context) -> Graph:
-        late = [n for n in graph.nodes if n.attrs.get("bias_at") == "first-step"]
-        if not late:
-            return graph
-        biases = {roles(n, graph.params)["bias"]: n for n in late}
-        params = {name: graph.params[name] / np.float32(graph.steps) for name in biases}
-        return graph.edit([n.with_attrs(bias_at="per-step") if n in late else n for n in graph.nodes], params=params)
+        return spread_biases(graph)

@@ -25,8 +25,10 @@ import numpy as np
 
 from snnc.errors import GraphError, PipelineError
 from snnc.ir import LAYERS, WIRING, Array, Constraint, Graph, Node, Stage, roles
+from snnc.ir.streams import streamed
 from snnc.pipeline import Context, Pass
 from snnc.sim.bounds import accumulators
+from snnc.sim.encoding import totals
 
 WIDEST = 24
 """Bits that float32 adds exactly, and a constraint can state."""
@@ -40,7 +42,8 @@ class QuantizeNeurons(Pass):
         bits: of thresholds, start potentials and biases, signed.
         accumulator: bits of a membrane potential, signed.
         shift: units of a weight step, as a power of two.
-        largest: the largest |x| that the input will have; 0: that of the training samples.
+        largest: the largest |x| that the input will have (a stream of events: at one step); 0: that of the training
+            samples.
     """
 
     name = "quantize-neurons"
@@ -109,7 +112,7 @@ class QuantizeNeurons(Pass):
 
     def _prove(self, graph: Graph, ctx: Context) -> None:
         """Refuse layers whose membrane may leave the accumulator; note how wide the widest must be."""
-        largest = self.largest or float(np.abs(ctx.training(self.name).x()).max())
+        largest = self.largest or _largest(graph, ctx.training(self.name).x())
         found = accumulators(graph, largest)
         problems = [
             GraphError(
@@ -124,6 +127,12 @@ class QuantizeNeurons(Pass):
         if problems:
             raise GraphError.gather("accumulators may overflow", problems)
         ctx.note(f"inputs up to {largest:g}: no membrane leaves {max(r.bits for r in found.values())} bits")
+
+
+def _largest(graph: Graph, x: Array) -> float:
+    """The largest |x| that an encoding reads: of a stream of events its total, or a step of it."""
+    (name,) = graph.inputs
+    return float(np.abs(x if name in streamed(graph) else totals(graph, {name: x})[name]).max())
 
 
 def _per(array: Array, unit: Array) -> Array:

@@ -2,14 +2,17 @@ r"""Put the weights of every layer of neurons onto the levels that the hardware 
 
     w = s * q,   q one of the levels
 
-per output channel or per tensor. The step s is the one of `RATIOS` * max|w| / max|q| with the smallest squared error: a
-few large weights that are cut cost less than a coarse grid for all (`scales=power-of-two`: the best power of two below
-twice the largest of them, for hardware that shifts). The levels of b bits:
+per output channel, per tensor or per core. The step s is the one of `RATIOS` * max|w| / max|q| with the smallest
+squared error: a few large weights that are cut cost less than a coarse grid for all (`scales=power-of-two`: the best
+power of two below twice the largest of them, for hardware that shifts). The levels of b bits:
 
     symmetric       integers, |q| <= 2**(b-1) - 1
     power-of-two    0 and +-2**i, 0 <= i < 2**(b-1) - 1: a multiplication is a shift
     base-currents   +-(m_1 c_1 + ... + m_b c_b), m_i in {0, 1}: DYNAP-SE2 switches b currents that a core shares,
                     and the type of the synapse is the sign; c is searched, one set for a layer
+
+Per core, neighbouring output channels share a step: every layer begins a new core, its channels follow each other, and
+one whose neurons (positions) do not fit whole begins a new core too. Of p positions max(1, core // p) channels share.
 
 The search for base currents alternates two steps, neither of which raises the error sum_j (|w_j| - m_j . c)^2:
 
@@ -24,13 +27,14 @@ for it: chips hand spikes to a host that reads them out. Weights that stand on s
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 
 from snnc.errors import PipelineError
-from snnc.ir import WEIGHTED, Array, Constraint, Graph, Stage, roles
+from snnc.ir import WEIGHTED, Array, Constraint, Graph, Node, Stage, roles
 from snnc.ir.graph import nearest
 from snnc.pipeline import Context, Pass
 from snnc.sim.cost import first_role
@@ -41,6 +45,9 @@ RATIOS = tuple(1 - i / 40 for i in range(33))
 NOTHING = 1e-6
 """Steps below this share of a layer's largest are of channels that training has put to sleep."""
 
+
+CORE = 256
+"""Neurons of a core of DYNAP-SE2."""
 
 POWERS = 5
 """Most bits of power-of-two levels: 15 powers span all that float weights need."""
@@ -58,10 +65,11 @@ class QuantizeWeights(Pass):
 
     Attributes:
         bits: 2 to 8.
-        per: one step per output `channel`, or per `tensor`.
+        per: one step per output `channel`, per `tensor`, or for the output channels of a `core`.
         levels: the set of levels, see above.
         scales: any step, or powers of two only.
         readout: also the layers that have no neurons behind them.
+        core: neurons of a core (per=core).
     """
 
     name = "quantize-weights"
@@ -69,10 +77,11 @@ class QuantizeWeights(Pass):
     gives = Stage.CONSTRAINED
 
     bits: int = 4
-    per: Literal["channel", "tensor"] = "channel"
+    per: Literal["channel", "tensor", "core"] = "channel"
     levels: Literal["symmetric", "power-of-two", "base-currents"] = "symmetric"
     scales: Literal["free", "power-of-two"] = "free"
     readout: bool = False
+    core: int = CORE
 
     def __post_init__(self) -> None:
         if not 2 <= self.bits <= 8:
@@ -81,6 +90,8 @@ class QuantizeWeights(Pass):
             raise PipelineError(f"'{self.name}' knows power-of-two levels of up to {POWERS} bits, not {self.bits}")
         if self.levels == "base-currents" and (self.per, self.scales) != ("tensor", "free"):
             raise PipelineError("base currents are shared by all of a layer, and free", hint="per=tensor scales=free")
+        if self.core < 1 or (self.core != CORE and self.per != "core"):
+            raise PipelineError(f"'{self.name}' cannot work with core={self.core}, per={self.per}", hint="per=core")
 
     def run(self, graph: Graph, ctx: Context) -> Graph:
         params: dict[str, Array] = {}
@@ -92,8 +103,9 @@ class QuantizeWeights(Pass):
                 continue
             name = roles(node, graph.params)[first_role(node)]
             before = graph.constraints.get(name, Constraint())
-            levels, scale = self._grid(graph.params[name])
-            if self._obeyed(before, scale, levels):
+            first = self._first(graph.params[name], node)
+            levels, scale = self._grid(graph.params[name], first)
+            if self._obeyed(before, scale, levels, first):
                 continue
             if (dead := scale <= NOTHING * scale.max()).any():
                 ctx.note(f"{node.at}: {int(dead.sum())} channel(s) without any weight")
@@ -107,18 +119,27 @@ class QuantizeWeights(Pass):
             return graph
         return graph.edit(params=params, constraints=constraints, stage=Stage.CONSTRAINED)
 
-    def _grid(self, weight: Array) -> tuple[Array | None, Array]:
+    def _first(self, weight: Array, node: Node) -> Array:
+        """The first row (output channel) of every group of rows of the weight that share a step."""
+        if self.per == "tensor" or weight.ndim < 2:
+            return np.zeros(1, int)
+        together = max(1, self.core // math.prod(node.type.shape[1:])) if self.per == "core" else 1
+        return np.arange(0, len(weight), together)
+
+    def _grid(self, weight: Array, first: Array) -> tuple[Array | None, Array]:
         """The levels in units of the step (None: the integers of so many bits), and the step."""
         if self.levels == "base-currents":
             currents = base_currents(np.abs(weight[weight != 0]), self.bits)
             step = np.full((1,) * weight.ndim, currents.max(), np.float32)
             return _signed(_sums(currents / currents.max())), step
         powers = _signed(2.0 ** np.arange(2 ** (self.bits - 1) - 1)) if self.levels == "power-of-two" else None
-        return powers, self._step(weight, powers)
+        return powers, self._step(weight, powers, first)
 
-    def _obeyed(self, before: Constraint, scale: Array, levels: Array | None) -> bool:
+    def _obeyed(self, before: Constraint, scale: Array, levels: Array | None, first: Array) -> bool:
         """Whether the weights stand on levels of this kind already."""
         if before.bits != self.bits or before.scale is None or before.scale.shape != scale.shape:
+            return False
+        if not np.array_equal(_shared(np.maximum, before.scale, first), before.scale):
             return False
         if self.scales == "power-of-two" and (np.frexp(before.scale)[0] != 0.5).any():
             return False
@@ -128,11 +149,12 @@ class QuantizeWeights(Pass):
             return levels is before.levels
         return np.array_equal(before.levels, levels)
 
-    def _step(self, weight: Array, levels: Array | None) -> Array:
+    def _step(self, weight: Array, levels: Array | None, first: Array) -> Array:
         """The step s, float32, broadcastable to the weight."""
-        axes = tuple(range(1, weight.ndim)) if self.per == "channel" and weight.ndim > 1 else tuple(range(weight.ndim))
+        alone = self.per != "tensor" and weight.ndim > 1
+        axes = tuple(range(alone, weight.ndim))
         top = 2 ** (self.bits - 1) - 1 if levels is None else levels.max()
-        largest = np.abs(weight).max(axis=axes, keepdims=True)
+        largest = _shared(np.maximum, np.abs(weight).max(axis=axes, keepdims=True), first)
         best, least = np.asarray(largest / top, np.float32), np.full(largest.shape, np.inf)
         for ratio in RATIOS:
             step = np.asarray(ratio * largest / top, np.float32)
@@ -140,9 +162,17 @@ class QuantizeWeights(Pass):
             if self.scales == "power-of-two":
                 usable = step = np.asarray(np.exp2(np.ceil(np.log2(usable))), np.float32)
             near = np.clip(np.rint(weight / usable), -top, top) if levels is None else nearest(weight / usable, levels)
-            error = np.square(near * usable - weight, dtype=np.float64).sum(axis=axes, keepdims=True)
+            apart = np.square(near * usable - weight, dtype=np.float64)
+            error = _shared(np.add, apart.sum(axis=axes, keepdims=True), first)
             best, least = np.where(error < least, step, best), np.minimum(error, least)
         return best
+
+
+def _shared(reduce: np.ufunc, rows: Array, first: Array) -> Array:
+    """Rows [O, 1, ...] that begin a group at each of `first`: every row what its whole group is reduced to."""
+    if not rows.ndim:
+        return rows
+    return np.repeat(reduce.reduceat(rows, first, axis=0), np.diff([*first, len(rows)]), axis=0)
 
 
 def base_currents(sizes: Array, count: int) -> Array:

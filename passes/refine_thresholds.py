@@ -1,18 +1,21 @@
-r"""Refine thresholds and start potentials against the running spiking network, layer by layer.
+r"""Refine thresholds, biases and start potentials against the running spiking network, layer by layer.
 
 For every layer of neurons, in order, with the spikes that the refined layers before it really send, and a the teacher's
 activation on the same samples, per channel
 
-    theta, u0 = argmin over a grid   E (theta * count(theta, u0) - a)^2
+    theta, u0, b = argmin over a grid of theta and u0   E (theta * count - a)^2
 
 which trades what is clipped above T * theta against what is lost below theta, and starts higher where spikes arrive
-late. What is left over on average at every neuron then goes into its start potential, round by round:
+late. For every theta and u0 of the grid the bias per step takes the mean error of the channel, round by round, and at
+the end the start potential that of every neuron:
 
+    b  <- b + E (a - theta * count) / T
     u0 <- u0 + E (a - theta * count)
 
 (Li et al., A free lunch from ANN, 2021, calibrate bias and potential this way after choosing thresholds by MMSE; here
-the choice itself runs on the network's own spikes.) theta per channel makes a spike worth its own channel's theta: the
-factor goes into the weights behind, or stays as a weighted synapse. The read-out's bias takes what is left at the end.
+the choice itself runs on the network's own spikes, biases corrected.) theta per channel makes a spike worth its
+own channel's theta: the factor goes into the weights behind, or stays as a weighted synapse. The read-out's bias takes
+what is left at the end.
 """
 
 from __future__ import annotations
@@ -48,12 +51,12 @@ LEAST = 32
 
 @dataclass(frozen=True)
 class RefineThresholds(Pass):
-    """Choose thresholds and start potentials by the error of the running spiking network.
+    """Choose thresholds, biases and start potentials by the error of the running spiking network.
 
     Attributes:
         samples: calibration samples, from the beginning of the training part; all of a layer's currents over the T
             steps are held at once.
-        rounds: corrections of the start potentials.
+        rounds: corrections of biases and start potentials.
         per: one threshold for each channel, or for each layer.
     """
 
@@ -131,6 +134,7 @@ class _Refined:
     Attributes:
         theirs: the teacher's values on the same samples.
         changed: the params that are no longer those of the graph.
+        seen: the layers that are done.
     """
 
     options: RefineThresholds
@@ -141,22 +145,28 @@ class _Refined:
     params: dict[str, Tensor]
     ctx: Context
     changed: set[str] = field(default_factory=set)
+    seen: set[str] = field(default_factory=set)
 
-    def see(self, node: Node, current: Tensor) -> None:
-        """Refine the neurons of `node` on their current [T or 1, N, ...]."""
+    def see(self, node: Node, current: Tensor) -> Tensor:
+        """Refine the neurons of `node` on their current [T or 1, N, ...]; the current with its new bias."""
         if (twin := self.wanted.get(node.name)) is None:
-            return
-        self.ctx.progress(f"refine {node.name}", len(self.changed), 3 * len(self.wanted))
+            return current
+        self.ctx.progress(f"refine {node.name}", len(self.seen), len(self.wanted))
+        self.seen.add(node.name)
         own = roles(node, self.graph.params)
         before = self.params[own["theta"]]
         name, sign = twin
         wanted = (sign * self.theirs[name]).clamp(min=0)
         layer = _Layer(node, current, wanted, self.params[own["alpha"]], self.graph.steps)
-        theta, u0 = layer.search(before, self.worths.get(node.name) is not None, self.options.per)
-        made = {own["theta"]: theta, own["u0"]: layer.corrected(theta, u0, self.options.rounds)}
-        made |= {name: (theta / before).reshape(-1) for name in self.worths.get(node.name, ())}
+        bias, worths = _bias(self.graph, node), self.worths.get(node.name)
+        found = layer.search(before, worths is not None, self.options, self.options.rounds if bias else 0)
+        layer = replace(layer, current=current + per_channel(found.bias, wanted.ndim - 1))
+        made = {own["theta"]: found.theta, own["u0"]: layer.corrected(found, self.options.rounds)}
+        made |= {name: (found.theta / before).reshape(-1) for name in worths or ()}
+        made |= {bias: self.params[bias] + found.bias} if bias else {}
         self.params |= made
         self.changed.update(made)
+        return layer.current
 
     def read_out(self, made: Mapping[str, Tensor]) -> None:
         """Give the mean error of what is decoded to the bias of the layer that makes it."""
@@ -171,6 +181,37 @@ class _Refined:
             mean = error.mean([axis for axis in range(error.ndim) if axis != 1])
             self.params[own["bias"]] = self.params[own["bias"]] + mean / delivered(layer, self.graph.steps)
             self.changed.add(own["bias"])
+
+
+def _bias(graph: Graph, node: Node) -> str | None:
+    """The bias per channel and step that reaches the neurons of `node` and nothing else, if there is one."""
+    paths = [graph.values(node)[0]]
+    while paths:
+        name = paths.pop()
+        if name not in graph or len(graph.users(name)) > 1 or name in graph.outputs.values():
+            continue
+        source = graph[name]
+        bias = roles(source, graph.params).get("bias")
+        if bias is not None and source.attrs.get("bias_at") == "per-step" and len(graph.users(bias)) == 1:
+            if graph.params[bias].shape == node.type.shape[:1]:
+                return bias
+        elif source.op == "add":
+            paths += graph.values(source)
+    return None
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What was found for the channels of a layer, [C] each; the bias is a current per step."""
+
+    theta: Tensor
+    u0: Tensor
+    bias: Tensor
+
+    def where(self, better: Tensor, other: _Found) -> _Found:
+        """`other` in the channels where it is better."""
+        pairs = ((self.theta, other.theta), (self.u0, other.u0), (self.bias, other.bias))
+        return _Found(*(torch.where(better, new, old) for old, new in pairs))
 
 
 @dataclass(frozen=True)
@@ -188,38 +229,50 @@ class _Layer:
     alpha: Tensor
     steps: int
 
-    def search(self, before: Tensor, free: bool, per: str) -> tuple[Tensor, Tensor]:
-        """Thresholds [C] and start potentials [C] with the least error on enough of the samples."""
+    def search(self, before: Tensor, free: bool, options: RefineThresholds, rounds: int) -> _Found:
+        """Thresholds, start potentials and biases with the least error on enough of the samples.
+
+        Args:
+            free: the threshold may change.
+            rounds: corrections of the bias.
+        """
         channels = self.wanted.shape[1]
-        few = _Layer(self.node, self._few(self.current, 1), self._few(self.wanted, 0), self.alpha, self.steps)
+        few = replace(self, current=self._few(self.current, 1), wanted=self._few(self.wanted, 0))
         least = before.new_full((channels,), torch.inf)
-        theta = u0 = before.reshape(-1)[:1].expand(channels)
+        first = before.reshape(-1)[:1].expand(channels)
+        found = _Found(first, first, torch.zeros_like(first))
         for factor in FACTORS if free else (1.0,):
             for start in STARTS:
-                tried = (before * factor).reshape(-1).expand(channels)
-                error = few.error(tried, tried * start).square().mean(self._others())
-                error = error if per == "channel" else error.mean().expand(channels)
-                better = error < BETTER * least
-                least = torch.where(better, error, least)
-                theta, u0 = torch.where(better, tried, theta), torch.where(better, tried * start, u0)
-        return theta, u0
+                theta = (before * factor).reshape(-1).expand(channels)
+                tried = _Found(theta, theta * start, torch.zeros_like(theta))
+                for left in range(rounds, -1, -1):
+                    mean, error = few.judge(tried)
+                    error = error if options.per == "channel" else error.mean().expand(channels)
+                    better = error < BETTER * least
+                    least, found = torch.where(better, error, least), found.where(better, tried)
+                    tried = replace(tried, bias=tried.bias + mean / self.steps) if left else tried
+        return found
 
-    def corrected(self, theta: Tensor, u0: Tensor, rounds: int) -> Tensor:
+    def judge(self, tried: _Found) -> tuple[Tensor, Tensor]:
+        """By channel: the mean of the error a - theta * count, and that of its square."""
+        rank = self.wanted.ndim - 1
+        layer = replace(self, current=self.current + per_channel(tried.bias, rank))
+        error = self.wanted - per_channel(tried.theta, rank) * layer.spikes(tried.theta, tried.u0).sum(0)
+        others = [axis for axis in range(error.ndim) if axis != 1]
+        return error.mean(others), error.square().mean(others)
+
+    def corrected(self, found: _Found, rounds: int) -> Tensor:
         """Start potentials of the neurons' whole shape, with the mean error of every neuron added round by round."""
-        made = per_channel(u0, self.wanted.ndim - 1).expand(self.wanted.shape[1:])
+        theta = per_channel(found.theta, self.wanted.ndim - 1)
+        made = per_channel(found.u0, self.wanted.ndim - 1).expand(self.wanted.shape[1:])
         for _ in range(rounds):
-            made = made + self.error(theta, made).mean(0)
+            made = made + (self.wanted - theta * self.spikes(found.theta, made).sum(0)).mean(0)
         return made.clone()
 
-    def error(self, theta: Tensor, u0: Tensor) -> Tensor:
-        """wanted - theta * count, [N, C, ...]."""
-        rank = self.wanted.ndim - 1
-        theta, u0, alpha = (per_channel(param, rank) for param in (theta, u0, self.alpha))
-        spikes = fire(self.current, alpha, theta, u0, self.steps, str(self.node.attrs["reset"]), 1.0)
-        return self.wanted - theta * spikes.sum(0)
-
-    def _others(self) -> list[int]:
-        return [axis for axis in range(self.wanted.ndim) if axis != 1]
+    def spikes(self, theta: Tensor, u0: Tensor) -> Tensor:
+        """[T, N, C, ...]."""
+        theta, u0, alpha = (per_channel(param, self.wanted.ndim - 1) for param in (theta, u0, self.alpha))
+        return fire(self.current, alpha, theta, u0, self.steps, str(self.node.attrs["reset"]), 1.0)
 
     def _few(self, value: Tensor, axis: int) -> Tensor:
         """As many of the samples, which lie along `axis`, as are enough to choose by."""

@@ -4,42 +4,46 @@ r"""Make neurons of activations, with the thresholds of Threshold LayerNorm (PTL
     theta = a_u / T        one spike stands for theta, T spikes for a_u
     u0    = start * theta  1/2 rounds where 0 floors: count = clip(floor((V + u0) / theta), 0, T)
 
+a_u is one for a layer, or with `per=channel` one for each channel, of its own activations alone (channel-wise
+normalization, Spiking-YOLO section 3.1, arXiv 1903.06530): small channels then use all T steps too.
+
 What a spike is worth goes into the weights that read it, through wiring too: W' = theta W. What is no weight (a sum,
 an output) reads a `scale`, a weighted synapse. A max pool that reads neurons stays one, of spikes, exactly: it counts
 (see snnc.sim.reference), and the worth moves behind it. A bias delivers its whole charge at the first step until
 bias-per-step spreads it.
 
 Both ends stay on the host. What depends on the inputs alone and lies before the first layer stays analog; what it
-makes becomes a current of total charge x. The last linear layer is read as aggregate membrane potential, and what
-follows it and is not linear (softmax, sigmoid, argmax) stays analog behind a `decode`, with all that reads it.
+makes becomes a current of total charge x. An input that is a stream of events (`code=events`, see snnc.ir.streams)
+comes as it is: what lies before the first layer then runs step by step, and must be linear. The last linear layer is
+read as aggregate membrane potential, and what follows it and is not linear (softmax, sigmoid, argmax) stays analog
+behind a `decode`, with all that reads it.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
-import torch
 
 from snnc.data import Split
-from snnc.errors import GraphError, PipelineError
+from snnc.errors import PipelineError
 from snnc.ir import (
     LAYERS,
-    LINEAR,
+    WIRING,
     Array,
-    Attr,
     Graph,
     Node,
     Stage,
-    earlier_than,
     front,
     roles,
+    steady,
 )
+from snnc.ir.streams import is_stream
 from snnc.pipeline import Context, Pass
-from snnc.sim.torch import exact, forward, tensors, to_tensor
+from snnc.sim.calibration import largest_sizes, percentiles, usable
+from snnc.sim.lowering import Lowering, Neurons, back, refuse
 from snnc.sim.worths import absorb_scales, absorb_worths, spike_worths
 
 CHUNK = 64
@@ -56,8 +60,10 @@ class ThresholdLayerNorm(Pass):
         start: u0 as a share of theta.
         alpha: the leak a step; 1 is IF, exp(-dt/tau) < 1 is LIF.
         reset: see snnc.sim.neurons.
-        code: how inputs become currents: `direct`, `first-step`, or events by chance, `rate`.
+        code: how inputs become currents: `direct`, `first-step`, events by chance, `rate`, or streams of `events`,
+            of as many steps.
         skip: steps before the read-out begins to count; what it counts is scaled up by T / (T - skip).
+        per: one threshold for each layer, or for each channel.
     """
 
     name = "threshold-layernorm"
@@ -70,8 +76,9 @@ class ThresholdLayerNorm(Pass):
     start: float = 0.5
     alpha: float = 1.0
     reset: Literal["subtract", "subtract-decayed", "zero"] = "subtract"
-    code: Literal["direct", "first-step", "rate"] = "direct"
+    code: Literal["direct", "first-step", "rate", "events"] = "direct"
     skip: int = 0
+    per: Literal["layer", "channel"] = "layer"
 
     def __post_init__(self) -> None:
         wrong = {
@@ -87,11 +94,16 @@ class ThresholdLayerNorm(Pass):
             raise PipelineError(f"'{self.name}' cannot work with {', '.join(bad)}", hint=hint)
 
     def run(self, graph: Graph, ctx: Context) -> Graph:
-        _refuse(graph)
+        before = front(graph) if self.code != "events" else steady(graph)
+        refuse(graph, before)
         split = ctx.training(self.name).take(self.samples)
-        lowering = _Lowering(self, graph, upper_bounds(graph, split, self.percentile, ctx), ctx.seed)
+        self._check_streams(graph, split, ctx)
+        channels = _by_channel(graph, before, ctx) if self.per == "channel" else frozenset[str]()
+        bounds = upper_bounds(graph, split, self.percentile, ctx, channels)
+        own = Neurons(self.steps, self.start, self.alpha, self.reset, self.code, self.skip)
+        lowering = Lowering(own, graph, before, bounds, ctx.seed)
         if self.code == "rate":
-            lowering.ranges = largest_sizes(graph, lowering.encoded(), split, ctx)
+            lowering.ranges = largest_sizes(graph, lowering.encoded(), _batches(split, ctx), ctx.device)
         spiking = lowering.run()
         if self.skip:
             spiking = _even_read_out(spiking)
@@ -101,191 +113,73 @@ class ThresholdLayerNorm(Pass):
             ctx.note(f"on the host, behind a function that is not linear: {', '.join(late)}")
         return absorb_scales(absorb_worths(spiking))
 
+    def _check_streams(self, graph: Graph, split: Split, ctx: Context) -> None:
+        """Events need streams of T steps; other codes see the totals of streams, which is worth a note."""
+        name, sample = next(iter(graph.inputs)), split.raw.shape[1:]
+        stream = is_stream(graph, name, sample)
+        if self.code != "events" and stream:
+            ctx.note(f"the samples are streams of {sample[0]} steps: code={self.code} sees their totals")
+        if self.code == "events" and not stream:
+            want = ", ".join(map(str, ("T", *graph.inputs[name].shape)))
+            raise PipelineError(f"'{self.name}' with code=events needs samples [{want}], not {list(sample)}")
+        if self.code == "events" and sample[0] != self.steps:
+            why = f"'{self.name}' has steps={self.steps}, the samples are streams of {sample[0]} steps"
+            raise PipelineError(why, hint=f"steps={sample[0]}, or count the events in other frames")
 
-class _Lowering:
-    """The two ends of the network and what each of its values became, as the nodes are lowered one by one.
 
-    Attributes:
-        back: the analog end.
-        theta: by relu.
-        ranges: the largest size of every value that is encoded, where the code asks for it.
+def _by_channel(graph: Graph, before: frozenset[str], ctx: Context) -> frozenset[str]:
+    """The relus whose channels may have thresholds of their own: no window of a max pool sees two of them."""
+    relus = {n.name: n.type.shape for n in graph.nodes if n.op == "relu" and n.type.shape}
+    worths = {name: 1 + np.arange(shape[0]) for name, shape in relus.items()}
+    mixed: set[str] = set()
+    for pool in [n for n in graph.nodes if n.op == "maxpool" and n.name not in {*before, *back(graph, before)}]:
+        if spike_worths(graph, pool.name, worths) is None:
+            mixed |= _sources(graph, pool.name)
+    if mixed:
+        ctx.note(f"one threshold for all channels, which a max pool compares: {', '.join(sorted(mixed))}")
+    return frozenset(relus) - mixed
+
+
+def _sources(graph: Graph, name: str) -> set[str]:
+    """The relus that the value `name` comes from, through wiring and max pools."""
+    if name not in graph or graph[name].op not in (*WIRING, "concat", "maxpool"):
+        return {name}
+    return set().union(*(_sources(graph, value) for value in graph.values(graph[name])))
+
+
+def upper_bounds(
+    graph: Graph, split: Split, percentile: float, ctx: Context, channels: Container[str] = ()
+) -> dict[str, Array]:
+    """a_u of every relu, float32: one [], or of those in `channels` (by name) one for each channel, [C].
+
+    Where the percentile is 0 it is the maximum, where that is 0 too (dead) the layer's largest a_u, or else 1.
     """
-
-    def __init__(self, options: ThresholdLayerNorm, graph: Graph, bounds: dict[str, float], seed: int) -> None:
-        self.options, self.graph, self.seed = options, graph, seed
-        self.theta = {name: bound / options.steps for name, bound in bounds.items()}
-        self.ranges: dict[str, float] = {}
-        self.back = _back(graph)
-        self.analog = {*graph.inputs, *front(graph), *self.back}
-        self.nodes: list[Node] = []
-        self.params: dict[str, Array] = {}
-        self.turn: dict[str, str] = {}
-        self.decoded: dict[str, str] = {}
-        self.led: dict[str, str] = {}
-
-    def encoded(self) -> frozenset[str]:
-        """The analog values that neurons and synapses read."""
-        timed = [node for node in self.graph.nodes if node.name not in self.analog]
-        return frozenset(name for node in timed for name in self.graph.values(node) if name in self.analog)
-
-    def run(self) -> Graph:
-        """The spiking graph."""
-        for node in self.graph.nodes:
-            if node.name in self.analog:
-                inputs = tuple(i if i in self.graph.params else self._value(i) for i in node.inputs)
-                self.nodes.append(replace(node, inputs=inputs))
-            elif node.op == "relu":
-                self._neurons(node)
-            elif node.op == "maxpool":
-                self._pool(node)
-            else:
-                inputs = tuple(i if i in self.graph.params else self._current(i) for i in node.inputs)
-                timed: dict[str, Attr] = {"bias_at": "first-step"} if "bias" in roles(node, self.graph.params) else {}
-                self.nodes.append(replace(node, inputs=inputs, attrs={**node.attrs, **timed}))
-        outputs = {user: self._value(name) for user, name in self.graph.outputs.items()}
-        return self.graph.edit(
-            self.nodes, params=self.params, outputs=outputs, stage=Stage.SPIKING, steps=self.options.steps
-        )
-
-    def _neurons(self, node: Node) -> None:
-        """Neurons, and behind them a scale that says what their spikes are worth."""
-        theta = self.theta[node.name]
-        own = {"alpha": self.options.alpha, "theta": theta, "u0": self.options.start * theta}
-        self.params |= {f"{node.name}.{key}": np.asarray(value, np.float32) for key, value in own.items()}
-        inputs = (self._current(node.inputs[0]), *(f"{node.name}.{key}" for key in own))
-        self.nodes.append(Node(node.name, "lif", inputs, {"reset": self.options.reset}, node.origin))
-        self._worth(node, np.asarray(theta, np.float32))
-
-    def _pool(self, node: Node) -> None:
-        """A max pool of spikes, and behind it what they are worth: one factor, or one for each channel."""
-        worth = spike_worths(self.graph, node.name, self.theta)
-        assert worth is not None, "what is no pool of neurons was refused or stays analog"
-        self.nodes.append(replace(node, inputs=(self._spikes(node.inputs[0]),)))
-        factor = worth[:, 0, 0]
-        self._worth(node, factor[0] if (factor == factor[0]).all() else factor)
-
-    def _worth(self, node: Node, factor: Array) -> None:
-        worth = f"{node.name}.worth"
-        self.params[f"{worth}.factor"] = factor
-        self.nodes.append(Node(worth, "scale", (node.name, f"{worth}.factor"), origin=node.origin))
-        self.turn[node.name] = worth
-
-    def _spikes(self, name: str) -> str:
-        """The spikes behind a value, led through wiring without their worth."""
-        node = self.graph[name]
-        if node.op in ("relu", "maxpool"):
-            return name
-        if name not in self.led:
-            self.led[name] = self.graph.fresh(f"{name}.spikes")
-            self.nodes.append(replace(node, name=self.led[name], inputs=tuple(map(self._spikes, node.inputs))))
-        return self.led[name]
-
-    def _current(self, name: str) -> str:
-        """What neurons and synapses read instead of a value of the analog graph."""
-        if name in self.analog and name not in self.turn:
-            self.turn[name] = self.graph.fresh(f"{name}.current")
-            chance: dict[str, Attr] = {}
-            if self.options.code == "rate":
-                later = sum(node.op == "encode" for node in self.nodes)
-                chance = {"seed": self.seed + later, "max": self.ranges[name]}
-            self.nodes.append(Node(self.turn[name], "encode", (name,), {"code": self.options.code, **chance}))
-        return self.turn.get(name, name)
-
-    def _value(self, name: str) -> str:
-        """What the host reads instead of a value of the analog graph."""
-        if name in self.analog:
-            return name
-        name = self.turn.get(name, name)
-        if name not in self.decoded:
-            self.decoded[name] = f"{name}.decoded"
-            skip: dict[str, Attr] = {"skip": self.options.skip} if self.options.skip else {}
-            self.nodes.append(Node(self.decoded[name], "decode", (name,), skip))
-        return self.decoded[name]
+    relus = {n.name: n for n in graph.nodes if n.op == "relu"}
+    rows = {name: node.type.shape[0] if name in channels else 1 for name, node in relus.items()}
+    found = percentiles(graph, rows, _batches(split, ctx), len(split), percentile, ctx.device)
+    made = {}
+    for name, (bound, most) in found.items():
+        made[name] = usable(bound, most)
+        _note_zeros(relus[name], percentile, bound, most, ctx)
+    return {name: bound if name in channels else bound.reshape(()) for name, bound in made.items()}
 
 
-def _back(graph: Graph) -> frozenset[str]:
-    """The analog end: what is neither linear nor neurons, and all that reads it; the front is none of it."""
-    before, found, neurons = front(graph), set[str](), dict[str, float]()
-    for number, node in enumerate(graph.nodes, 1):
-        spiking = node.op == "maxpool" and spike_worths(graph, node.name, neurons) is not None
-        plain = (spiking or node.op in (*LINEAR, "relu")) and found.isdisjoint(node.inputs)
-        if node.name not in before and not plain:
-            found.add(node.name)
-        elif node.op == "relu":
-            neurons[node.name] = number
-    return frozenset(found)
+def _note_zeros(node: Node, percentile: float, bound: Array, most: Array, ctx: Context) -> None:
+    """Say where the percentile was no threshold, and what became one."""
+    rare, dead = int(((bound <= 0) & (most > 0)).sum()), int((most <= 0).sum())
+    where = "" if len(bound) == 1 else " of {} channel(s)"
+    other = "the largest of the others" if dead < len(bound) else "1"
+    for count, text in ((rare, "the maximum"), (dead, other)):
+        if count:
+            zero = f"the {percentile} percentile{where.format(count)} is 0"
+            ctx.note(f"{node.at}: {zero}, threshold set from {text}")
 
 
-HINTS: Mapping[str, str] = {
-    "batchnorm": "fold-batchnorm",
-    "maxpool": "replace-max-pool",
-    "quantize": "drop-rounding",
-    **dict.fromkeys(("abs", "clip", "hardsigmoid", "leakyrelu", "maximum", "minimum"), "rectify"),
-    **dict.fromkeys(("celu", "elu", "erf", "gelu", "hardswish", "mish", "selu", "sigmoid"), "replace-activation"),
-    **dict.fromkeys(("sign", "softplus", "softsign", "swish", "tanh", "thresholdedrelu"), "replace-activation"),
-}
-"""The pass that takes an op out of the way; a test holds it to what the passes say themselves."""
-
-
-def _refuse(graph: Graph) -> None:
-    """Everything that has no spiking form and stands before the last neurons, at once."""
-    before, later, back = front(graph), earlier_than(graph, "relu"), _back(graph)
-    problems = []
-    for node in graph.nodes:
-        spiking = node.op == "maxpool" and node.name not in back
-        if node.name in before or node.op in (*LINEAR, "relu") or spiking:
-            continue
-        if node.op in ("batchnorm", "maxpool") or node.name in later:
-            hint = f"run {HINTS[node.op]} before" if node.op in HINTS else "only the ends of a network may stay analog"
-            problems.append(
-                GraphError(f"'{node.op}' has no spiking form", at=node.at, hint=hint, code="no-spiking-form")
-            )
-    if not any(node.op == "relu" for node in graph.nodes):
-        problems.append(GraphError("the network has no relu that could become neurons", code="no-neurons"))
-    if problems:
-        raise GraphError.gather("the network cannot become spiking as it is", problems)
-
-
-def upper_bounds(graph: Graph, split: Split, percentile: float, ctx: Context) -> dict[str, float]:
-    """a_u of every relu: the nearest-rank percentile over all its activations on `split`, exact.
-
-    Only the largest values are kept from batch to batch, so memory does not grow with the number of samples.
-    """
-    relus = [n for n in graph.nodes if n.op == "relu"]
-    keep = {n.name: _rank_from_top(len(split) * math.prod(n.type.shape), percentile) for n in relus}
-    top: dict[str, torch.Tensor] = {}
-    for values in _batches(graph, frozenset(keep), split, ctx):
-        for name, count in keep.items():
-            pool = torch.cat([*([top[name]] if name in top else []), values[name].flatten()])
-            top[name] = pool.topk(min(count, len(pool)), sorted=False).values
-    found = {}
-    for node in relus:
-        found[node.name] = float(top[node.name].min())
-        if not found[node.name] > 0:
-            most = float(top[node.name].max())
-            found[node.name] = most if most > 0 else 1.0
-            ctx.note(
-                f"{node.at}: the {percentile} percentile is 0, threshold set from {'the maximum' if most > 0 else '1'}"
-            )
-    return found
-
-
-def _batches(graph: Graph, names: frozenset[str], split: Split, ctx: Context) -> Iterator[dict[str, torch.Tensor]]:
-    """The values of `names` (inputs or nodes), and the outputs, of one batch of `split` after the other."""
-    params, name = tensors(graph, ctx.device), next(iter(graph.inputs))
-    with torch.inference_mode(), exact():
-        for at in range(0, len(split), CHUNK):
-            ctx.progress("calibrate thresholds", at, len(split))
-            batch = {name: to_tensor(split.x(slice(at, at + CHUNK)), ctx.device)}
-            yield forward(graph, params, batch, keep=lambda n: n.name in names)
-
-
-def largest_sizes(graph: Graph, names: frozenset[str], split: Split, ctx: Context) -> dict[str, float]:
-    """max |x| of every value of `names` (inputs or nodes) on `split`; 1 where all are 0."""
-    found = dict.fromkeys(names, 0.0)
-    for values in _batches(graph, names, split, ctx):
-        found = {key: max(most, float(values[key].abs().max())) for key, most in found.items()}
-    return {key: most or 1.0 for key, most in found.items()}
+def _batches(split: Split, ctx: Context) -> Iterator[Array]:
+    """Calibration samples [n, ...], batch after batch."""
+    for at in range(0, len(split), CHUNK):
+        ctx.progress("calibrate thresholds", at, len(split))
+        yield split.x(slice(at, at + CHUNK))
 
 
 def _even_read_out(graph: Graph) -> Graph:
@@ -302,8 +196,3 @@ def _even_read_out(graph: Graph) -> Graph:
         inputs = tuple(name if i == old else i for i in node.inputs)
         nodes[node.name] = replace(node, inputs=inputs).with_attrs(bias_at="per-step")
     return graph.edit(nodes.values(), params=params)
-
-
-def _rank_from_top(count: int, percentile: float) -> int:
-    """How many of the largest of `count` values reach down to the nearest-rank percentile."""
-    return count - max(math.ceil(round(percentile / 100 * count, 6)), 1) + 1

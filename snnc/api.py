@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,23 +13,29 @@ import torch
 
 from . import feasibility, importer, spec
 from .artifact import Bundle, canonical
-from .data import Data, Scaling, Split
+from .data import Data, Split
 from .data import load as load_data
 from .errors import DataError, PipelineError
 from .feasibility import Check
 from .importer.options import DEFAULT
 from .inspection import Inspection
 from .ir import Array, Graph, Stage
-from .pipeline import Pipeline, Progress, judged, silent, single
-from .report import Ledger
+from .ir.streams import sample_shape
+from .pipeline import Pipeline, Progress, explained, judged, silent, single
+from .provenance import provenance, version
+from .provenance import scaling_of as scaling_of
+from .report import Ledger, page
+from .search import Search, planned, search
 from .sim import reference
 from .sim import torch as torch_executor
 from .sim.cost import Cost, measure
 from .sim.diagnosis import diagnose
-from .sim.findings import Diagnosis
+from .sim.findings import Diagnosis, Unexplained
 from .sim.judge import accuracy
 from .target import Artifact, Chip, Finding, Target
 from .targets import TARGETS
+from .train import parallel
+from .train.checkpoint import EVERY, Checkpoints
 from .trial import on_chips, on_test_part
 
 Executor = Literal["reference", "torch"]
@@ -65,7 +71,7 @@ def simulate(
     """Run a graph of any stage.
 
     Args:
-        x: [N, ...], or a dict of them by input name.
+        x: [N, ...], or streams of events [N, T, ...] (an analog network reads their totals), or a dict of them by name.
         executor: `reference` (numpy, float64, the oracle) or `torch`.
 
     Returns:
@@ -121,6 +127,8 @@ class Build:
         chips: one dict per device: seed, accuracy on test samples before and after calibration.
         cost: of one inference of the network.
         limits: how it stands to the target's limits.
+        diagnosis: where the network loses against the model, on validation samples; or why that cannot be said.
+        search: what was tried to find T, percentile and bits, where a drop was allowed.
     """
 
     artifact: Artifact
@@ -128,6 +136,8 @@ class Build:
     chips: list[dict[str, Any]]
     cost: Cost
     limits: list[Finding]
+    diagnosis: Diagnosis | Unexplained
+    search: Search | None = None
 
 
 def compile(
@@ -176,18 +186,31 @@ def build(
     out: str | Path | None = "build",
     seed: int = 0,
     pipeline: str | Pipeline | None = None,
+    max_drop: float | None = None,
+    steps: range | None = None,
     chips: int = 5,
     device: str = "cpu",
     reading: importer.Options = DEFAULT,
+    resume: bool | None = None,
+    save_every: float = EVERY,
     progress: Progress = silent,
 ) -> Build:
     """Compile, judge every step, and try the result on simulated devices.
 
+    Trainers keep how far they are in a folder beside the artifact, `OUT.checkpoints`, which is removed at the end. Of
+    several processes (`snnc.train.parallel`) only the first tries devices and writes.
+
     Args:
         pipeline: passes and trainers instead of the target's own recipe.
+        max_drop: points of accuracy that conversion may cost on the validation samples: T, percentile and bits of the
+            recipe are then searched (`snnc.search`).
+        steps: which T may be chosen; without `max_drop` a single one, which is set.
         chips: devices to try it on, before and after calibration.
         device: where torch computes.
         reading: how the model file is read.
+        resume: what becomes of a training that was interrupted: go on with it (True), begin again (False); if None,
+            there must be none.
+        save_every: seconds between two checkpoints within an epoch, at least.
         progress: told what is going on.
 
     Raises:
@@ -196,22 +219,31 @@ def build(
     if seed < 0 or chips < 0:
         raise PipelineError(f"seed={seed} and chips={chips} are numbers from 0")
     chosen = target_of(target)
-    recipe = recipe_of(pipeline, chosen)
+    recipe, goal = planned(recipe_of(pipeline, chosen), max_drop, steps)
     graph, notes = (model, ()) if isinstance(model, Graph) else importer.accept(model, reading)
     samples = data if isinstance(data, Data) else load_data(data)
     samples.check(graph)
+    facts = {} if isinstance(model, Graph) else {"model": importer.model_digest(model, reading)}
+    checkpoints = None if out is None else checkpoints_of(out, save_every, {**facts, "snnc": version()})
+    if checkpoints is not None:
+        checkpoints.begin(resume)
     ledger = Ledger([judged("import", graph, samples, graph, device, notes)])
-    snn, rows = recipe(graph, data=samples, seed=seed, device=device, progress=progress)
+    found = None if goal is None else search(recipe, graph, samples, goal, seed=seed, device=device, progress=progress)
+    recipe = recipe if found is None else found.pipeline
+    snn, rows = recipe(graph, data=samples, seed=seed, device=device, progress=progress, checkpoints=checkpoints)
     ledger.rows += rows.rows
     artifact = chosen.compile(snn)
+    why = explained(snn, samples, device, progress)
     ledger.rows += on_test_part(model, reading, graph, snn, samples, device, progress)
-    population, chip_rows = on_chips(artifact, samples, chips, device, progress)
+    population, chip_rows = on_chips(artifact, samples, chips if parallel.is_first() else 0, device, progress)
     ledger.rows += chip_rows
     cost = measure(snn, graph, samples.test.take(COST_SAMPLES).x(), device)
-    made = Build(artifact, ledger, population, cost, chosen.findings(snn))
+    made = Build(artifact, ledger, population, cost, chosen.findings(snn), why, found)
     made = replace(made, artifact=_documented(made, model, reading, samples, recipe, seed))
-    if out is not None:
+    if out is not None and parallel.is_first():
         made.artifact.bundle.write(out)
+    if checkpoints is not None:
+        checkpoints.remove()
     return made
 
 
@@ -219,33 +251,19 @@ def _documented(
     made: Build, model: str | Path | Graph, reading: importer.Options, data: Data, recipe: Pipeline, seed: int
 ) -> Artifact:
     """The artifact with its report and its provenance; no times, places or names of machines."""
-    facts = {
-        "model": importer.model_digest(model, reading) if not isinstance(model, Graph) else None,
-        "data": data.digest,
-        "scaling": _scaling(data.test.scaling),
-        "pipeline": str(recipe),
-        "seed": seed,
-        "versions": {name: metadata.version(name) for name in ("numpy", "onnx", "onnxruntime", "torch")},
-        "snnc": _version(),
-    }
-    report = {
+    report: dict[str, Any] = {
         "ledger": made.ledger.to_json(timed=False),
         "chips": made.chips,
         "cost": made.cost.to_json(),
         "limits": [f.to_json() for f in made.limits],
         "unchecked": list(made.artifact.target.limits.unchecked),
+        "diagnosis": made.diagnosis.to_json(),
     }
-    bundle = made.artifact.bundle
-    bundle = replace(bundle, files={**bundle.files, "report.json": canonical(report)})
-    return replace(made.artifact, bundle=bundle.with_facts(**facts))
-
-
-def scaling_of(artifact: Artifact) -> Scaling:
-    """The input scaling that an artifact was compiled with."""
-    found = artifact.bundle.facts.get("scaling")
-    if found is None:
-        return Scaling()
-    return Scaling(float(found["scale"]), tuple(map(float, found["mean"])), tuple(map(float, found["std"])))
+    if made.search is not None:
+        report["search"] = made.search.to_json(timed=False)
+    bundle = made.artifact.bundle.with_facts(**provenance(model, reading, data, recipe, seed))
+    shown = {"report.json": canonical(report), "report.html": page(made.ledger, report, bundle.facts).encode()}
+    return replace(made.artifact, bundle=replace(bundle, files={**bundle.files, **shown}))
 
 
 def run(
@@ -275,9 +293,36 @@ def explain(
     return diagnose(graph, graph.teacher, split.x(), split.labels, device, progress)
 
 
+def check_plan(pipeline: Pipeline, max_drop: float | None, steps: range | None) -> None:
+    """Refuse, before any work, a search or a T that the recipe cannot have; see `build`."""
+    planned(pipeline, max_drop, steps)
+
+
 def check_place(folder: str | Path) -> None:
     """Refuse, before any work, to write over something that is no artifact."""
     Bundle.check_place(Path(folder))
+
+
+def check_resume(out: str | Path, resume: bool | None) -> None:
+    """Refuse, before any work, to forget an interrupted training without being told to; see `build`."""
+    if resume is None:
+        checkpoints_of(out).begin(resume)
+
+
+def checkpoints_of(out: str | Path, every: float = EVERY, facts: Mapping[str, Any] | None = None) -> Checkpoints:
+    """Where the trainers of a compile to `out` keep how far they are."""
+    return Checkpoints(Path(f"{out}.checkpoints"), every=every, facts=facts)
+
+
+@contextmanager
+def resumable(out: str | Path) -> Iterator[None]:
+    """Whoever interrupts what happens inside is told how to go on, where training has got anywhere."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        if checkpoints_of(out).files():
+            stop.add_note("the same command and --resume go on from the last checkpoint")
+        raise
 
 
 def check_device(device: str) -> None:
@@ -309,9 +354,9 @@ def _check_inputs(graph: Graph, x: Mapping[str, Array]) -> None:
     if set(x) != set(graph.inputs):
         raise DataError(f"the graph's inputs are {', '.join(graph.inputs)}, given are {', '.join(x) or 'none'}")
     problems = [
-        DataError(f"input '{name}' has shape {list(x[name].shape)}, not [N, {', '.join(map(str, kind.shape))}]")
-        for name, kind in graph.inputs.items()
-        if x[name].shape[1:] != kind.shape or x[name].ndim < 1
+        DataError(f"input '{name}' has shape {list(x[name].shape)}, not [N, {', '.join(map(str, want))}]")
+        for name in graph.inputs
+        if (want := sample_shape(graph, name, x[name].shape[1:])) != x[name].shape[1:] or x[name].ndim < 1
     ]
     if not problems and len({len(array) for array in x.values()}) > 1:
         problems.append(DataError("the inputs have different numbers of samples"))
@@ -324,14 +369,3 @@ def _only(names: Mapping[str, Any], word: str) -> str:
     if len(names) != 1:
         raise DataError(f"the graph has {len(names)} {word}s: {', '.join(names)}", hint="give a dict by name")
     return next(iter(names))
-
-
-def _scaling(scaling: Scaling) -> dict[str, Any]:
-    return {"scale": scaling.scale, "mean": list(scaling.mean), "std": list(scaling.std)}
-
-
-def _version() -> str:
-    try:
-        return metadata.version("snnc")
-    except metadata.PackageNotFoundError:
-        return "uninstalled"

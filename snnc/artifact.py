@@ -3,7 +3,7 @@
     network.txt  network.safetensors    the graph for the chip and its arrays
     teacher.txt  teacher.safetensors    the analog graph that calibration needs
     target.json                         the target and its options
-    report.json                         ledger, chips and cost, without times
+    report.json    report.html          ledger, chips, cost and diagnosis, without times; the same as a page
     manifest.json                       SHA-256 and size of every other file, what it was made from
 
 Equal input gives equal bytes. A folder is built beside its place and moved there by one rename, the manifest written

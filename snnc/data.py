@@ -10,6 +10,7 @@ import numpy as np
 
 from .errors import DataError
 from .ir import Array, Graph
+from .ir.streams import is_stream, sample_shape
 
 HELD_OUT = 0.1
 """Share of the training samples that is kept back to choose by; at most `MOST_HELD_OUT` samples."""
@@ -34,6 +35,11 @@ class Scaling:
         ):
             raise DataError(f"scale {self.scale}, mean {self.mean}, std {self.std} scale nothing")
 
+    @property
+    def one_factor(self) -> bool:
+        """Whether nothing is subtracted, and all channels are scaled alike: the total then is scaled as every step."""
+        return self.mean == (0.0,) and len(self.std) == 1
+
     def __call__(self, raw: Array) -> Array:
         """float32 [N, C, ...] from raw [N, C, ...]."""
         mean, std = (self._shaped(np.asarray(v, np.float32), raw) for v in (self.mean, self.std))
@@ -50,7 +56,7 @@ class Scaling:
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Samples for one purpose: raw [N, ...], labels [N], and how to scale."""
+    """Samples for one purpose: raw [N, ...], or streams of events [N, T, ...], labels [N], and how to scale."""
 
     raw: Array
     labels: Array
@@ -81,7 +87,7 @@ class Data:
         """Refuse data that does not fit the model.
 
         Raises:
-            DataError: lists all: sample shape, labels outside the model's classes.
+            DataError: lists all: sample shape, steps of a stream, its scaling, labels outside the model's classes.
         """
         problems: list[DataError] = []
         if len(graph.inputs) != 1 or len(graph.outputs) != 1:
@@ -90,7 +96,7 @@ class Data:
                 f"an npz file of samples and labels feeds one input and judges one output; the model has {names}",
                 hint="keep one output: --output NAME, or outputs=('NAME',) of snnc.load",
             )
-        [(name, kind)], [(user, output)] = graph.inputs.items(), graph.outputs.items()
+        [name], [(user, output)] = graph.inputs, graph.outputs.items()
         shape = graph.type(output).shape
         if len(shape) != 1:
             problems.append(DataError(f"output '{user}' has shape {list(shape)}: accuracy needs one score per class"))
@@ -98,10 +104,12 @@ class Data:
             split: Split = getattr(self, part)
             if len(split) == 0:
                 problems.append(DataError(f"the {part} part is empty"))
-            elif split.raw.shape[1:] != kind.shape:
-                got, want = list(split.raw.shape[1:]), list(kind.shape)
+            elif (found := split.raw.shape[1:]) != (wanted := sample_shape(graph, name, found)):
+                got, want = list(found), list(wanted)
                 hint = f"reshape the samples to {want} each" if np.prod(got) == np.prod(want) else ""
                 problems.append(DataError(f"{part} samples have shape {got}, input '{name}' takes {want}", hint=hint))
+            elif is_stream(graph, name, found) and not split.scaling.one_factor:
+                problems.append(DataError(f"{part} samples are streams of events, which are scaled by one factor only"))
             elif len(shape) == 1 and int(split.labels.max()) >= shape[0]:
                 problems.append(
                     DataError(f"{part} labels go up to {split.labels.max()}, the model has {shape[0]} classes")
@@ -181,6 +189,46 @@ def read(path: str | Path) -> dict[str, Array]:
     if strange := [name for name, array in arrays.items() if not isinstance(array, np.ndarray)]:
         raise DataError(f"holds {', '.join(strange)}, which is no array", at=str(path), hint=SAVE)
     return arrays
+
+
+def frames(
+    t: Array, p: Array, x: Array, y: Array, steps: int, shape: tuple[int, int], duration: int | None = None
+) -> Array:
+    """Events of one recording, counted in `steps` frames of equal duration: uint16 [steps, 2, height, width].
+
+    Frame k holds the events with k <= (t - first t) * steps / duration < k + 1, channel 0 those of polarity 0 (OFF).
+
+    Args:
+        t: time in microseconds, integers [n], in any order.
+        p: polarity, 0 or 1, [n].
+        x, y: column and row, from 0, [n].
+        shape: height and width of the sensor, (34, 34) for N-MNIST (Orchard et al. 2015, arXiv 1507.07629).
+        duration: of the whole recording in microseconds, later events are left out; by default up to the last event.
+
+    Raises:
+        DataError: no steps or duration, arrays that do not fit together, events outside of the sensor.
+    """
+    arrays = [np.asarray(array) for array in (t, p, x, y)]
+    if any(a.ndim != 1 or a.dtype.kind not in "iub" or len(a) != len(arrays[0]) for a in arrays):
+        raise DataError(
+            "t, p, x and y of events are integers, as many of each", hint="frames(t, p, x, y, steps, shape)"
+        )
+    if steps < 1 or (duration is not None and duration < 1):
+        raise DataError(f"events cannot be counted in steps={steps} of duration={duration}")
+    made = np.zeros((steps, 2, *shape), np.int64)
+    if not len(t):
+        return made.astype(np.uint16)
+    time, *place = (array.astype(np.int64) for array in arrays)
+    for word, array, size in zip(("p", "y", "x"), (place[0], place[2], place[1]), (2, *shape), strict=True):
+        if array.min() < 0 or array.max() >= size:
+            raise DataError(f"{word} of events goes from {array.min()} to {array.max()}, not from 0 to {size - 1}")
+    time -= time.min()
+    frame = time * steps // (int(time.max()) + 1 if duration is None else duration)
+    inside = frame < steps
+    np.add.at(made, (frame[inside], place[0][inside], place[2][inside], place[1][inside]), 1)
+    if made.max() > np.iinfo(np.uint16).max:
+        raise DataError(f"{made.max()} events of one pixel in one frame", hint="more steps")
+    return made.astype(np.uint16)
 
 
 def _pick(path: str | Path, arrays: dict[str, Array], *pairs: tuple[str, str]) -> tuple[Array, Array]:

@@ -67,5 +67,9 @@ class TargetError(SnncError):
     """A graph does not fit the chip."""
 
 
+class CheckpointError(SnncError):
+    """A checkpoint of a training is damaged, of another training, or cannot be written."""
+
+
 class ArtifactError(SnncError):
     """An artifact is missing, damaged or was tampered with."""

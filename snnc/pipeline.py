@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import ClassVar, Self
+from typing import ClassVar, Protocol, Self
 
 import numpy as np
 
@@ -16,14 +17,25 @@ from .errors import PipelineError
 from .ir import Array, Graph, Stage, verify
 from .report import Ledger, Row
 from .sim import torch as executor
-from .sim.judge import accuracy, layer_errors
+from .sim.diagnosis import diagnose, layers, obstacle
+from .sim.findings import Diagnosis, Unexplained
+from .sim.judge import LAYER_SAMPLES, accuracy, layer_errors
 
+EFFORT, FEWEST = 2**24, 16
+"""What causes are measured on: at most so many steps of neurons in one run over the samples, but `FEWEST` samples."""
 Progress = Callable[[str, int, int], None]
 """(what is going on, done, total)"""
 
 
 def silent(task: str, done: int, total: int) -> None:
     """The progress that says nothing."""
+
+
+class Keeper(Protocol):
+    """Keeps how far trainers are, so that they go on after an interruption; see `snnc.train.checkpoint`."""
+
+    def after(self, before: str) -> None:
+        """What comes next runs after the passes `before`."""
 
 
 @dataclass
@@ -33,6 +45,7 @@ class Context:
     Attributes:
         teacher: the imported analog graph.
         seed: with the name of the pass it makes `rng`.
+        checkpoints: where trainers keep how far they are; None: nowhere.
     """
 
     data: Data | None = None
@@ -41,6 +54,7 @@ class Context:
     device: str = "cpu"
     progress: Progress = silent
     notes: list[str] = field(default_factory=list)
+    checkpoints: Keeper | None = None
 
     def note(self, text: str) -> None:
         """Say what a pass declined and why, or what it found; it ends up in the ledger."""
@@ -130,8 +144,13 @@ class Pipeline:
         seed: int = 0,
         device: str = "cpu",
         progress: Progress = silent,
+        checkpoints: Keeper | None = None,
     ) -> tuple[Graph, Ledger]:
         """Run every pass, verify after each, and judge each on the validation samples; no pass sees the test part.
+
+        Args:
+            checkpoints: where trainers keep how far they are: `snnc.train.Checkpoints(folder)`. Those that lie there
+                are gone on from.
 
         Raises:
             SnncError: of the pass that failed; any error has a note of which one and what ran before it.
@@ -143,16 +162,18 @@ class Pipeline:
         ledger = Ledger()
         for i, step in enumerate(self.passes):
             progress(step.name, i, len(self.passes))
-            ctx = Context(data, teacher, seed, device, progress)
+            ctx = Context(data, teacher, seed, device, progress, checkpoints=checkpoints)
+            if checkpoints is not None:
+                checkpoints.after(",".join(map(str, self.passes[:i])))
             start = time.perf_counter()
             try:
-                new = _step(step, graph, ctx)
+                new = apply_pass(step, graph, ctx)
             except Exception as error:
                 done = ", ".join(row.step for row in ledger.rows) or "no other pass"
                 error.add_note(f"in {step}, after {done}")
                 raise
             seconds = time.perf_counter() - start
-            ledger.add(judged(str(step), new, data, teacher, device, tuple(ctx.notes), new is not graph, seconds))
+            ledger.add(_row(ledger, step, graph, new, ctx, seconds))
             graph = new
         return graph, ledger
 
@@ -177,7 +198,13 @@ def _clash(step: Pass, stages: frozenset[Stage], place: str) -> PipelineError:
     )
 
 
-def _step(step: Pass, graph: Graph, ctx: Context) -> Graph:
+def apply_pass(step: Pass, graph: Graph, ctx: Context) -> Graph:
+    """What `step` makes of `graph`, verified; it carries its teacher.
+
+    Raises:
+        PipelineError: the stages do not meet.
+        GraphError: the pass made a graph that is not valid.
+    """
     if graph.stage not in step.takes:
         raise _clash(step, frozenset({graph.stage}), "here")
     new = step.run(graph, ctx)
@@ -191,6 +218,14 @@ def _step(step: Pass, graph: Graph, ctx: Context) -> Graph:
     return new
 
 
+def _row(ledger: Ledger, step: Pass, old: Graph, new: Graph, ctx: Context, seconds: float) -> Row:
+    """The row of a step; a graph that it left alone is judged as it was."""
+    notes, changed = tuple(ctx.notes), new is not old
+    if ledger.rows and not changed:
+        return replace(ledger.rows[-1], step=str(step), notes=notes, changed=False, seconds=seconds)
+    return judged(str(step), new, ctx.data, ctx.teacher, ctx.device, notes, changed, seconds)
+
+
 def judged(
     step: str,
     graph: Graph,
@@ -201,13 +236,39 @@ def judged(
     changed: bool = True,
     seconds: float = 0.0,
 ) -> Row:
-    """A ledger row for `graph`: its accuracy on the validation samples and its layers' errors against the teacher."""
+    """A ledger row for `graph`: accuracy on the validation samples, layers' errors against the teacher and why."""
     row = Row(step, None, "validation", graph.stage, len(graph.nodes), {}, notes, changed, seconds)
     if data is None:
         return row
     x = data.validation.x()
     share = accuracy(single(executor.run(graph, {next(iter(graph.inputs)): x}, device)), data.validation.labels)
-    return replace(row, accuracy=share, error=layer_errors(graph, teacher, x, device) if teacher else {})
+    if teacher is None:
+        return replace(row, accuracy=share)
+    error, few = layer_errors(graph, teacher, x, device), x[: affordable(graph)]
+    if obstacle(graph, teacher, few) is not None:
+        return replace(row, accuracy=share, error=error)
+    found = [layer for layer in layers(graph, teacher, few, device) if layer.taught]
+    error = {layer.name: layer.error for layer in found} | error
+    return replace(row, accuracy=share, error=error, causes={layer.name: layer.split for layer in found if layer.split})
+
+
+def affordable(graph: Graph) -> int:
+    """How many samples a graph's causes are measured on; a diagnosis runs it about 30 times."""
+    each = graph.steps * sum(math.prod(node.type.shape) for node in graph.nodes if node.op == "lif")
+    return min(LAYER_SAMPLES, max(FEWEST, EFFORT // max(each, 1)))
+
+
+def explained(graph: Graph, data: Data, device: str = "cpu", progress: Progress = silent) -> Diagnosis | Unexplained:
+    """Why a graph differs from its teacher, on the validation samples that the ledger's causes are measured on.
+
+    Where nothing can be compared, the reason.
+    """
+    few = data.validation.take(affordable(graph))
+    if graph.teacher is None:
+        return Unexplained("the network has lost the model it was made from")
+    if (why := obstacle(graph, graph.teacher, few.x())) is not None:
+        return Unexplained(why.message, why.hint)
+    return diagnose(graph, graph.teacher, few.x(), few.labels, device, progress)
 
 
 def single(outputs: dict[str, Array]) -> Array:

@@ -14,6 +14,7 @@ from .ir import Array, Graph, Stage
 from .pipeline import Progress, single
 from .report import Row
 from .sim import torch as torch_executor
+from .sim.encoding import totals
 from .sim.judge import accuracy
 from .target import Artifact
 
@@ -41,7 +42,7 @@ def on_test_part(
     if not isinstance(model, Graph):
         start = time.perf_counter()
         progress("judge on the test part", 1, 3)
-        theirs = single(importer.judge(model, {name: x}, reading))
+        theirs = single(importer.judge(model, totals(ann, {name: x}), reading))
         notes = (f"largest difference to the imported network: {np.abs(theirs - ours).max():.1e}",)
         found.append(("onnxruntime", theirs, ann, time.perf_counter() - start))
     found.append(("ann", ours, ann, seconds))

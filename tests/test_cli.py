@@ -55,6 +55,49 @@ def test_compile_json_is_one_object(snnc, tmp_path: Path) -> None:  # type: igno
     assert {"step", "accuracy", "seconds", "notes"} <= set(found["ledger"][0])
 
 
+SEARCHED = ["--pipeline", "fold-batchnorm,threshold-layernorm,bias-per-step,limit-fan-in,quantize-weights"]
+
+
+def test_compile_chooses_the_steps(snnc, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    """The table, the JSON and the report say the same; the artifact has the chosen T, and is the same every time."""
+    search = ["--max-drop", "5", "--steps", "4..12", "--chips", "0", "--data", DATA, *SEARCHED, *FAST]
+    ended = snnc("compile", MODEL, "--out", str(tmp_path / "a"), *search)
+    assert ended.code == 0, ended.err
+    found = json.loads(snnc("compile", MODEL, "--out", str(tmp_path / "b"), "--json", *search).out)
+    chosen, curve = found["search"]["chosen"], found["search"]["curve"]
+    assert chosen in curve
+    assert chosen["within"]
+    assert 4 <= chosen["steps"] <= 12
+    assert f"chosen: T = {chosen['steps']}, percentile {chosen['percentile']}, {chosen['bits']} bits" in ended.out
+    for trial in curve:
+        assert f"{trial['synops']:,.0f}" in ended.out
+    row = next(r for r in found["ledger"] if r["step"].startswith("quantize-weights"))
+    assert row["accuracy"] == chosen["accuracy"], "the ledger's own judgement of the same network"
+    files = [{f.name: f.read_bytes() for f in (tmp_path / name).iterdir()} for name in ("a", "b")]
+    assert files[0] == files[1]
+    report = json.loads(files[0]["report.json"])["search"]
+    assert report == {**found["search"], "chosen": _untimed(chosen), "curve": [_untimed(t) for t in curve]}
+    inspected = snnc("inspect", str(tmp_path / "a")).out
+    assert f"{chosen['steps']} time steps" in inspected
+
+
+def _untimed(trial: dict[str, object]) -> dict[str, object]:
+    return {key: value for key, value in trial.items() if key != "seconds"}
+
+
+def test_steps_alone_are_set(snnc, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    given = ["--steps", "3", "--chips", "0", "--data", DATA, "--json", *SEARCHED, *FAST]
+    found = json.loads(snnc("compile", MODEL, "--out", str(tmp_path / "a"), *given).out)
+    assert found["search"] is None
+    assert any(row["step"] == "threshold-layernorm{steps=3}" for row in found["ledger"])
+
+
+def test_no_steps_are_enough(snnc, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    given = ["--max-drop", "0", "--steps", "1..2", "--chips", "0", "--data", DATA, *SEARCHED, *FAST]
+    refused(snnc("compile", MODEL, "--out", str(tmp_path / "a"), *given), "no T from 1 to 2", "--steps 1..4")
+    assert not (tmp_path / "a").exists()
+
+
 def test_progress_goes_to_standard_error(snnc, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
     monkeypatch.setattr("snnc.cli.show.EVERY", 0.0)
     ended = snnc("compile", MODEL, "--data", DATA, "--out", str(tmp_path / "b"), "--chips", "0", "--json", *FAST[:-1])
@@ -165,6 +208,13 @@ def refused(ended: Ended, *texts: str) -> None:
         (["--std", "0"], "scale nothing"),
         (["--device", "tpu"], "torch cannot compute on 'tpu'"),
         (["--seed", "-1"], "-1"),
+        (["--steps", "4..32"], "which of the steps 4 to 32 to take, nothing says"),
+        (["--steps", "32..4"], "'32..4' is no number of time steps, such as 16 or 4..32"),
+        (["--steps", "0"], "'0' is no number of time steps"),
+        (["--steps", "4.."], "'4..' is no number of time steps"),
+        (["--max-drop", "-1"], "a drop of at most -1.0 is no goal"),
+        (["--max-drop", "much"], "'much' is not a valid float"),
+        (["--max-drop", "1", "--pipeline", "ltl,quantize-weights"], "has a T to set"),
     ],
 )
 def test_typing_errors_are_told_before_any_file_is_read(snnc, args: list[str], text: str) -> None:  # type: ignore[no-untyped-def]
@@ -253,11 +303,12 @@ def test_a_json_user_gets_errors_as_json_too(snnc, tmp_path: Path) -> None:  # t
     assert json.loads(ended.out)["ok"] is False
 
 
-def test_an_interrupt_leaves_nothing(snnc, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+def test_an_interrupt_leaves_nothing_but_checkpoints(snnc, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
     def stop(*args: object, **kwargs: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("snnc.api.measure", stop)
     ended = snnc("compile", MODEL, "--data", DATA, "--out", str(tmp_path / "b"), "--chips", "0", *FAST)
     assert ended.code == 130
-    assert list(tmp_path.iterdir()) == []
+    assert ended.err.strip() == "interrupted; the same command and --resume go on from the last checkpoint"
+    assert [path.name for path in tmp_path.iterdir()] == ["b.checkpoints"]

@@ -322,3 +322,61 @@ def test_an_output_that_is_no_list_of_scores() -> None:
 def test_several_inputs_are_named() -> None:
     with pytest.raises(DataError, match="feeds one input and judges one output; the model has a, b, logits"):
         made((4,), 2).check(model({"a": (4,), "b": (4,)}, (2,)))
+
+
+# --- events in frames
+
+
+def test_events_are_counted_by_equal_durations() -> None:
+    """Ten microseconds in two frames: 100 to 104 and 105 to 109."""
+    t = np.array([100, 104, 105, 109, 104, 100])
+    p, x, y = np.array([0, 1, 1, 0, 1, 0]), np.array([0, 2, 2, 1, 2, 0]), np.array([1, 0, 0, 0, 0, 1])
+    made = data.frames(t, p, x, y, 2, (2, 3))
+    wanted = np.zeros((2, 2, 2, 3))
+    wanted[0, 0, 1, 0], wanted[0, 1, 0, 2] = 2, 2
+    wanted[1, 1, 0, 2], wanted[1, 0, 0, 1] = 1, 1
+    np.testing.assert_array_equal(made, wanted)
+    assert made.dtype == np.uint16
+
+
+@given(st.lists(st.integers(0, 1000), min_size=1, max_size=40), st.integers(1, 7), st.integers(1, 1500))
+def test_every_event_is_counted_once_or_comes_too_late(times: list[int], steps: int, duration: int) -> None:
+    t, zero = np.array(times, np.uint32), np.zeros(len(times), np.uint8)
+    assert data.frames(t, zero, zero, zero, steps, (1, 1)).sum() == len(times)
+    made = data.frames(t, zero, zero, zero, steps, (1, 1), duration)
+    first = min(times)
+    wanted = [sum(duration * k <= (at - first) * steps < duration * (k + 1) for at in times) for k in range(steps)]
+    np.testing.assert_array_equal(made[:, 0, 0, 0], wanted)
+
+
+def test_a_recording_without_events() -> None:
+    none = np.zeros(0, np.int64)
+    made = data.frames(none, none, none, none, 4, (2, 2))
+    assert (made.shape, made.any()) == ((4, 2, 2, 2), False)
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"p": [0, 2]}, "p of events goes from 0 to 2, not from 0 to 1"),
+        ({"p": [-1, 1]}, "p of events goes from -1 to 1, not from 0 to 1"),
+        ({"x": [0, 3]}, "x of events goes from 0 to 3, not from 0 to 2"),
+        ({"y": [2, 0]}, "y of events goes from 0 to 2, not from 0 to 1"),
+        ({"t": [1]}, "t, p, x and y of events are integers, as many of each"),
+        ({"t": [0.5, 1.5]}, "t, p, x and y of events are integers, as many of each"),
+        ({"steps": 0}, "events cannot be counted in steps=0 of duration=None"),
+        ({"duration": 0}, "events cannot be counted in steps=2 of duration=0"),
+    ],
+)
+def test_events_that_cannot_be_counted(change: dict[str, Any], text: str) -> None:
+    parts: dict[str, Any] = {"t": [0, 1], "p": [0, 1], "x": [0, 2], "y": [1, 0], "steps": 2, "shape": (2, 3)}
+    parts |= change
+    with pytest.raises(DataError) as caught:
+        data.frames(**{key: np.array(v) if key in "tpxy" else v for key, v in parts.items()})
+    assert text in str(caught.value)
+
+
+def test_more_events_than_a_count_holds() -> None:
+    many = np.zeros(2**16, np.int64)
+    with pytest.raises(DataError, match="65536 events of one pixel in one frame"):
+        data.frames(many, many, many, many, 1, (1, 1))

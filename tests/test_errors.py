@@ -7,6 +7,7 @@ import pytest
 from snnc import errors
 from snnc.errors import (
     ArtifactError,
+    CheckpointError,
     DataError,
     GraphError,
     ModelError,
@@ -16,7 +17,7 @@ from snnc.errors import (
     printable,
 )
 
-CLASSES = (GraphError, ModelError, DataError, PipelineError, TargetError, ArtifactError)
+CLASSES = (GraphError, ModelError, DataError, PipelineError, TargetError, CheckpointError, ArtifactError)
 
 
 def test_no_class_is_missing_here() -> None:

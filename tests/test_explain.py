@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 from pathlib import Path
@@ -27,6 +28,40 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> str:
     few = load(DATA, train_samples=150, test_samples=20)
     api.build(MODEL, data=few, out=place, pipeline=PIPELINE, chips=0)
     return str(place)
+
+
+PRUNED = "fold-batchnorm,threshold-layernorm,bias-per-step,limit-fan-in{k=6 samples=100},quantize-weights"
+
+
+def compile_into(place: Path, *options: str) -> tuple[str, ...]:
+    """A compile that prunes far too much."""
+    few = "--train-samples", "150", "--test-samples", "20", "--chips", "0", "--quiet"
+    return "compile", MODEL, "--data", DATA, "--out", str(place), "--pipeline", PRUNED, *few, *options
+
+
+def test_a_compile_ends_with_where_it_went(snnc: Run, tmp_path: Path) -> None:
+    ended = snnc(*compile_into(tmp_path / "b"))
+    assert re.search(
+        r"^where it went: (relu\d) \(model node 'node_relu(_\d)?'\): pruned fan-in; try limit-fan-in\{k=12\}",
+        ended.out, re.M,
+    )  # fmt: skip
+    assert re.search(r"^limit-fan-in\{k=6 samples=100\} .* relu\d \d+\.\d % pruned fan-in$", ended.out, re.M)
+    assert max(len(line) for line in ended.out.splitlines()) <= 120
+
+
+def test_its_json_its_report_and_its_page_say_the_same(snnc: Run, tmp_path: Path) -> None:
+    ended = json.loads(snnc(*compile_into(tmp_path / "b"), "--json").out)
+    report = json.loads((tmp_path / "b" / "report.json").read_text())
+    assert ended["diagnosis"] == report["diagnosis"]
+    assert ended["diagnosis"]["cause"] == "pruned fan-in"
+    assert [{**row, "seconds": None} for row in ended["ledger"]] == [
+        {**row, "seconds": None} for row in report["ledger"]
+    ]
+    last = [row for row in report["ledger"] if row["causes"]][-1]
+    assert sum(last["causes"][last["worst"]["layer"]].values()) == pytest.approx(1, abs=1e-3)
+    shown = html.unescape((tmp_path / "b" / "report.html").read_text())
+    assert report["diagnosis"]["summary"] in shown
+    assert "report.html" in json.loads((tmp_path / "b" / "manifest.json").read_text())["files"]
 
 
 def test_it_prints_a_row_a_layer_what_comes_back_and_the_worst_layer(snnc: Run, build: str) -> None:

@@ -19,11 +19,11 @@ from snnc.errors import SnncError
 from snnc.passes import PASSES
 from snnc.report import Row
 from snnc.targets import TARGETS
-from snnc.train import TRAINERS
+from snnc.train import TRAINERS, parallel
 
 from . import show
 from .explain import explain
-from .params import READABLE, output_options, reading_options, scaling_options
+from .params import READABLE, Steps, output_options, reading_options, resume_options, scaling_options
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -40,36 +40,45 @@ def cli() -> None:
 )
 @click.option("--test", "test_path", type=READABLE, help="Another npz for the test part.")
 @click.option("--pipeline", help="Passes and trainers instead of the target's own recipe.")
+@click.option("--max-drop", type=float, help="Points that conversion may cost: searches T, percentile and bits.")
+@click.option("--steps", type=Steps(), help="T: 16; or, with --max-drop, the range to search: 4..32.")
 @click.option("--out", type=READABLE, default=Path("build"), show_default=True, help="Folder of the artifact.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--chips", type=click.IntRange(0), default=5, show_default=True, help="Simulated devices to try it on.")
 @click.option("--train-samples", type=click.IntRange(1), help="Use only the first so many.")
 @click.option("--test-samples", type=click.IntRange(1), help="Use only the first so many.")
 @click.option("--device", default="cpu", show_default=True, help="Where torch computes: cpu or cuda.")
+@resume_options
 @scaling_options
 @reading_options
 @output_options
 def compile_command(
-    model: Path, target: str, data_path: Path, test_path: Path | None, pipeline: str | None, out: Path, seed: int,
-    chips: int, train_samples: int | None, test_samples: int | None, device: str, scale: float,
-    mean: tuple[float, ...], std: tuple[float, ...], reading: importer.Options, as_json: bool, quiet: bool,
+    model: Path, target: str, data_path: Path, test_path: Path | None, pipeline: str | None, max_drop: float | None,
+    steps: range | None, out: Path, seed: int, chips: int, train_samples: int | None, test_samples: int | None,
+    device: str, resume: bool | None, save_every: float, scale: float, mean: tuple[float, ...], std: tuple[float, ...],
+    reading: importer.Options, as_json: bool, quiet: bool,
 ) -> None:  # fmt: skip
     """Compile MODEL (an ONNX file) for a chip and report the accuracy at every step."""
     chosen = api.target_of(target)
     recipe = api.recipe_of(pipeline, chosen)
+    api.check_plan(recipe, max_drop, steps)
     scaling = data_files.Scaling(scale, mean, std)
     api.check_place(out)
+    api.check_resume(out, resume)
+    device = parallel.own_device(device)
     api.check_device(device)
     graph = importer.load(model, reading)
     samples = data_files.load(
         data_path, test=test_path, scaling=scaling, train_samples=train_samples, test_samples=test_samples
     )
     samples.check(graph)
-    with show.progress(quiet) as progress:
+    with show.progress(quiet or not parallel.is_first()) as progress, api.resumable(out):
         made = api.build(
-            model, chosen, data=samples, out=out, seed=seed, pipeline=recipe, chips=chips, device=device,
-            reading=reading, progress=progress,
+            model, chosen, data=samples, out=out, seed=seed, pipeline=recipe, max_drop=max_drop, steps=steps,
+            chips=chips, device=device, reading=reading, resume=resume, save_every=save_every, progress=progress,
         )  # fmt: skip
+    if not parallel.is_first():
+        return None
     if not as_json:
         return show.show_build(made, str(out))
     return show.emit(
@@ -80,6 +89,8 @@ def compile_command(
             "chips": made.chips,
             "cost": made.cost.to_json(),
             "limits": [f.to_json() for f in made.limits],
+            "diagnosis": made.diagnosis.to_json(),
+            "search": None if made.search is None else made.search.to_json(),
         }
     )
 
@@ -236,17 +247,22 @@ listing("targets", TARGETS, "List the chips and their options.")
 def main() -> None:
     """Run the command line; errors of the user end with code 2 and no traceback."""
     try:
-        cli.main(standalone_mode=False)
+        with parallel.joined():
+            cli.main(standalone_mode=False)
     except click.exceptions.Exit as done:
         sys.exit(done.exit_code)
     except click.ClickException as error:
         error.show()
         sys.exit(2)
     except SnncError as error:
-        show.show_error(error)
-        if "--json" in sys.argv:
+        told = not parallel.first_to_fail()
+        if not told:
+            show.show_error(error)
+        if "--json" in sys.argv and not told:
             print(json.dumps({"ok": False, "error": str(error), "code": error.code}))
         sys.exit(2)
-    except (click.Abort, KeyboardInterrupt):
-        print("interrupted; nothing was written", file=sys.stderr)
+    except (click.Abort, KeyboardInterrupt) as stop:
+        if parallel.first_to_fail():
+            notes = getattr(stop.__cause__ or stop, "__notes__", ["nothing was written"])
+            print("; ".join(["interrupted", *notes]), file=sys.stderr)
         sys.exit(130)

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import click
 
 from snnc.importer import Limits, Options
+from snnc.train.checkpoint import EVERY
 
 F = TypeVar("F", bound=Callable[..., Any])
 READABLE = click.Path(path_type=Path)
@@ -42,10 +43,34 @@ class Numbers(click.ParamType[tuple[float, ...]]):
         return tuple(Number().convert(part, param, ctx) for part in value.split(","))
 
 
+class Steps(click.ParamType[range]):
+    """Numbers of time steps: 16, or 4..32, both ends included."""
+
+    name = "a..b"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> range:
+        """`value` as a range."""
+        if isinstance(value, range):
+            return value
+        first, dots, last = str(value).partition("..")
+        last = last if dots else first
+        if not (first.isdecimal() and last.isdecimal() and 1 <= int(first) <= int(last)):
+            self.fail(f"'{value}' is no number of time steps, such as 16 or 4..32", param, ctx)
+        return range(int(first), int(last) + 1)
+
+
 def output_options(command: F) -> F:
     """--json and --quiet."""
     command = click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")(command)
     return click.option("--quiet", is_flag=True, help="No progress.")(command)
+
+
+def resume_options(command: F) -> F:
+    """--resume, --restart and --save-every."""
+    text = "Go on with a training that was interrupted (or begin, if there is none); or forget it and begin again."
+    command = click.option("--resume/--restart", default=None, help=text)(command)
+    text = "Seconds between two checkpoints within an epoch; they lie beside the artifact, in OUT.checkpoints."
+    return click.option("--save-every", type=click.FloatRange(0), default=EVERY, show_default=True, help=text)(command)
 
 
 def scaling_options(command: F) -> F:

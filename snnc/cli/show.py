@@ -20,6 +20,7 @@ from snnc.feasibility import Check
 from snnc.inspection import Inspection, NodeRow
 from snnc.pipeline import Progress, silent
 from snnc.report import Ledger, percent
+from snnc.search import Search
 from snnc.sim.cost import Cost
 
 WIDE = 120
@@ -90,8 +91,11 @@ def show_ledger(ledger: Ledger) -> None:
 
 
 def show_build(made: Build, place: str) -> None:
-    """The ledger, the chips, the cost and where the artifact lies."""
+    """The search, the ledger, the chips, the cost and where the artifact lies."""
     console = out()
+    if made.search is not None:
+        console.print(search_table(made.search))
+        console.print(f"\n{search_text(made.search)}\n")
     show_ledger(made.ledger)
     if made.chips:
         console.print()
@@ -103,7 +107,33 @@ def show_build(made: Build, place: str) -> None:
             at = f" at {finding.layer}" if finding.layer else ""
             console.print(f"{finding.limit}{at}: {finding.value:g} of {finding.allowed:g}; {finding.note}")
     console.print(f"unchecked on the real chip: {', '.join(made.artifact.target.limits.unchecked)}")
-    console.print(f"\nartifact {place}  sha256 {made.artifact.digest}")
+    console.print(f"\nwhere it went: {printable(made.diagnosis.summary)}")
+    console.print(f"artifact {place}  sha256 {made.artifact.digest}")
+
+
+def search_table(found: Search) -> Table:
+    """One row a candidate; the chosen one is marked."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("T", "percentile", "bits", "accuracy", "drop", "samples", "SynOps", "spikes", ""):
+        table.add_column(name, justify="left" if not name else "right")
+    for trial in found.curve:
+        choice = trial.choice
+        word = "chosen" if choice == found.chosen else ("within" if trial.within else "")
+        table.add_row(
+            str(choice.steps), f"{choice.percentile:g}", str(choice.bits or ""), percent(trial.accuracy),
+            f"{trial.drop:.2f}", str(trial.samples), f"{trial.synops:,.0f}", f"{trial.spikes:,.0f}", word,
+        )  # fmt: skip
+    return table
+
+
+def search_text(found: Search) -> str:
+    """What was chosen, and what it was judged by."""
+    return (
+        f"chosen: {found.chosen}; a drop of {found.best.drop:.2f} points, {found.goal.max_drop:g} allowed, on "
+        f"{found.samples} validation samples\n"
+        f"every candidate converted by {', '.join(p.name for p in found.judged.passes)}\n"
+        f"{len(found.curve)} candidates, {found.sample_steps:,} sample steps simulated"
+    )
 
 
 def chips_table(chips: list[dict[str, Any]]) -> Table:

@@ -17,21 +17,6 @@ SHOWN = 0.005
 """Shares below this are left blank."""
 PAIRS = 5
 """Gains in one layer that are printed; --json has all."""
-NAMES: dict[str, str] = {
-    Cause.TIMING: "spike timing",
-    Cause.LEAK: "leak",
-    Cause.CLIPPED: "clipped",
-    Cause.STEPS: "too few steps",
-    Cause.DEAD: "dead",
-    Cause.INHERITED: "inherited",
-    Cause.BIAS: "bias",
-    Cause.BITS: "weight bits",
-    Cause.PRUNED: "pruned fan-in",
-    Cause.WEIGHTS: "weights",
-    Cause.POOLING: "pooling",
-    Cause.FUNCTION: "function",
-    READOUT: "read-out weights",
-}
 
 
 def show_diagnosis(found: Diagnosis, pipeline: str = "") -> None:
@@ -57,7 +42,7 @@ def layers_table(found: Diagnosis) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("layer", "in your model"):
         table.add_column(name, overflow="fold")
-    for name in ("error", *(NAMES[c] for c in causes)):
+    for name in ("error", *causes):
         table.add_column(name, justify="right")
     for row in found.rows:
         origin = printable(", ".join(row.origin), 60)
@@ -77,10 +62,10 @@ def _gains(console: Console, found: Diagnosis) -> None:
         table.add_column(name, justify="right")
     for alone, turn in zip(found.gains, found.in_turn, strict=True):
         where = "" if alone.what == READOUT else " in all layers"
-        table.add_row(NAMES[alone.what] + where, *_cells(alone), *_cells(turn))
+        table.add_row(alone.what + where, *_cells(alone), *_cells(turn))
     table.add_row("remainder", "", "", _error(found.remaining_error), _points(found.remainder))
     for gain in found.single[:PAIRS]:
-        table.add_row(f"{NAMES[gain.what]} in {printable(gain.layer or '', 60)}", *_cells(gain))
+        table.add_row(f"{gain.what} in {printable(gain.layer or '', 60)}", *_cells(gain))
     console.print(table)
 
 

@@ -3,7 +3,7 @@
 from .draft import OFF, Draft, stands_for
 from .graph import Array, Attr, Constraint, Graph, Kind, Node, Shape, Stage, TensorType
 from .ops import CURVES, LINEAR, NAME, OPS, WEIGHTED, WIRING, attr_ints, roles
-from .parts import LAYERS, between_layers, chained, earlier_than, front, later_than
+from .parts import LAYERS, between_layers, chained, earlier_than, front, later_than, steady
 from .text import parse, to_text
 from .verify import verify
 
@@ -35,6 +35,7 @@ __all__ = [
     "parse",
     "roles",
     "stands_for",
+    "steady",
     "to_text",
     "verify",
 ]

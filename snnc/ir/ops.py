@@ -29,7 +29,8 @@ Ops and what they compute per sample (linear ops also per time step), shapes wit
     mul, div, power, maximum, minimum of equal shapes, elementwise; matmul [..,n,k] [..,k,m] -> [..,n,m]
     sigmoid, tanh, elu, ...           elementwise, see CURVES
     encode     analog -> current      code `direct`: x/T at every step; `first-step`: x at t = 1, then 0 (PTL 3.4);
-                                      `rate`: events of +-max/T by chance (snnc.sim.encoding), its `seed` and `max`
+                                      `rate`: events of +-max/T by chance (snnc.sim.encoding), its `seed` and `max`;
+                                      `events`: an input that is a stream, as it comes (snnc.ir.streams)
     lif        current -> spikes      snnc.sim.neurons; params alpha, theta, u0 scalar, [C] or the whole shape
     decode     current|spikes -> analog   sum over the T steps: aggregate potential, or spike count; of the steps
                                       behind the first `skip` only (delayed read-out), times T/(T - skip)
@@ -58,7 +59,7 @@ WINDOW: Mapping[str, type] = {"strides": tuple, "pads": tuple, "dilations": tupl
 CONV: Mapping[str, type] = {**WINDOW, "group": int, "bias_at": str}
 CHOICES: Mapping[str, tuple[str, ...]] = {
     "bias_at": ("first-step", "per-step"),
-    "code": ("direct", "first-step", "rate"),
+    "code": ("direct", "first-step", "rate", "events"),
     "reset": ("subtract", "subtract-decayed", "zero"),
     "by": ("sum", "mean", "max", "min", "prod"),
     "approximate": ("none", "tanh"),

@@ -47,6 +47,15 @@ def front(graph: Graph) -> frozenset[str]:
     return frozenset(found - set(graph.inputs))
 
 
+def steady(graph: Graph) -> frozenset[str]:
+    """What does not depend on the inputs: constants, and what is made of them."""
+    found: set[str] = set()
+    for node in graph.nodes:
+        if node.op != "relu" and found.issuperset(graph.values(node)):
+            found.add(node.name)
+    return frozenset(found)
+
+
 def chained(graph: Graph, neurons: Container[str]) -> frozenset[str]:
     """The values between two layers where neurons are missing, were those of `neurons` (names) neurons.
 

@@ -46,6 +46,8 @@ def _node_problems(graph: Graph, node: Node, made: TensorType) -> list[GraphErro
         found.append(GraphError("bias_at belongs to a time-stepped op with a bias, and to nothing else", at=node.at))
     if node.op == "encode":
         found += _chance(node)
+        if node.attrs.get("code") == "events" and node.inputs[0] not in graph.inputs:
+            found.append(GraphError("the code 'events' reads an input, nothing that is computed", at=node.at))
     return found + (_delay(graph, node) if node.attrs.get("skip") else [])
 
 

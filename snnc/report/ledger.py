@@ -16,6 +16,8 @@ class Row:
         accuracy: share of right answers on `split`, 0 to 1; None where nothing was judged.
         split: `validation` while anything may still be chosen, `test` for final figures.
         error: by layer, ||snn - teacher|| / ||teacher|| of the activations (decoded: count * theta).
+        causes: by layer of neurons, the share of every cause in the square of that error, the layer's own main cause
+            first; they sum to 1, and are negative where a cause makes up for others. Empty where none were measured.
         notes: what the step declined to do and why, and other measured figures.
         changed: whether the graph changed.
         seconds: wall time; the only field that differs between two equal compiles.
@@ -30,6 +32,15 @@ class Row:
     notes: tuple[str, ...] = ()
     changed: bool = True
     seconds: float = 0.0
+    causes: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+
+    @property
+    def worst(self) -> tuple[str, float, str] | None:
+        """The layer with the largest error against the teacher, that error, and its main cause (empty: unknown)."""
+        if not self.error:
+            return None
+        name = max(self.error, key=lambda layer: self.error[layer])
+        return name, self.error[name], next(iter(self.causes.get(name, ())), "")
 
     def to_json(self, *, timed: bool = True) -> dict[str, Any]:
         """Plain data; without `timed` the same for every run of the same command."""
@@ -39,7 +50,9 @@ class Row:
             "split": self.split,
             "stage": self.stage,
             "nodes": self.nodes,
-            "error": {name: round(value, 4) for name, value in self.error.items()},
+            "error": _rounded(self.error),
+            "causes": {name: {c: s for c, s in _rounded(shares).items() if s} for name, shares in self.causes.items()},
+            "worst": None if self.worst is None else _worst_json(*self.worst),
             "notes": list(self.notes),
             "changed": self.changed,
         }
@@ -69,7 +82,7 @@ class Ledger:
     def __str__(self) -> str:
         shown = [row for row in self.rows if row.changed or row.notes]
         wide = max((len(row.step) for row in shown), default=4)
-        lines = [f"{'step':{wide}}  accuracy  change  seconds  largest layer error"]
+        lines = [f"{'step':{wide}}  accuracy  change  seconds  largest layer error, main cause"]
         before: dict[str, float] = {}
         part = ""
         for row in shown:
@@ -101,8 +114,16 @@ def change(row: Row, before: dict[str, float]) -> str:
 
 
 def worst(row: Row) -> str:
-    """The layer with the largest error against the teacher."""
-    if not row.error:
+    """The layer with the largest error against the teacher, and its main cause: `relu3 26.4 % pruned fan-in`."""
+    if row.worst is None:
         return ""
-    name = max(row.error, key=lambda layer: row.error[layer])
-    return f"{name} {100 * row.error[name]:.1f} %"
+    name, error, cause = row.worst
+    return f"{name} {100 * error:.1f} % {cause}".rstrip()
+
+
+def _rounded(values: Mapping[str, float]) -> dict[str, float]:
+    return {name: round(value, 4) for name, value in values.items()}
+
+
+def _worst_json(layer: str, error: float, cause: str) -> dict[str, Any]:
+    return {"layer": layer, "error": round(error, 4), "cause": cause or None}

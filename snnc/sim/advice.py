@@ -15,6 +15,7 @@ class Setting:
 
     Attributes:
         text: the setting.
+        cause: what it mends.
         about: why.
         before, after: the layer's error now and then, ||a - y|| / ||y||.
         gain: of the output's error, that comes back with the cause off in this layer alone.
@@ -22,6 +23,7 @@ class Setting:
     """
 
     text: str
+    cause: Cause
     about: str
     before: float
     after: float
@@ -98,7 +100,7 @@ def advise(row: Ailing, steps: int, gains: Mapping[str, float]) -> tuple[Setting
         after = row.after[EXACT.get(cause, cause.value)]
         if after < row.error * WORTH:
             gain = gains.get(cause.value, 0.0)
-            found.append(Setting(TRY[cause](row, steps), ABOUT[cause], row.error, after, gain, cause in EXACT))
+            found.append(Setting(TRY[cause](row, steps), cause, ABOUT[cause], row.error, after, gain, cause in EXACT))
     return tuple(sorted(found, key=lambda setting: (-setting.gain, setting.after)))
 
 

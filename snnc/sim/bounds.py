@@ -4,8 +4,9 @@ Intervals run through the synapses with the signs of the weights apart: where a 
 
     P = W+ h + W- l   is the largest,   N = W+ l + W- h   the smallest partial sum of W x, in any order of arrival
 
-(W+ and W- the positive and the negative part). Spikes lie in [0, 1], encoded inputs in [-m, m] / T. With P(t), N(t)
-including the biases of step t, a = alpha, in the convention of `snnc.sim.neurons`, potentials U[t] lie in [L(t), M(t)]:
+(W+ and W- the positive and the negative part). Spikes lie in [0, 1], encoded inputs in [-m, m] / T, streams of events
+in [-m, m]. With P(t), N(t) including the biases of step t, a = alpha, in the convention of `snnc.sim.neurons`,
+potentials U[t] lie in [L(t), M(t)]:
 
     M(t) = P(t) + R(t-1)                R(0) = a u0, then the largest that the reset leaves of M = M(t):
                                             subtract           max(a min(M, theta), a M - theta)
@@ -75,7 +76,7 @@ def _encoded(node: Node, steps: int, largest: float) -> list[Interval]:
     full = torch.ones(node.type.shape, dtype=torch.float64)
     if node.attrs["code"] == "first-step":
         return [(-full * largest, full * largest), (0 * full, 0 * full)]
-    event = float(str(node.attrs.get("max", largest))) / steps
+    event = largest if node.attrs["code"] == "events" else float(str(node.attrs.get("max", largest))) / steps
     return [(-full * event, full * event)] * 2
 
 

@@ -31,7 +31,7 @@ class Cost:
     Attributes:
         synops: spike-driven synaptic operations (accumulates), mean over the samples.
         input_macs: multiply-accumulates of the layers that read the analog input, done once under direct encoding;
-            an input of events (code `rate`) costs synops instead.
+            an input of events (codes `rate` and `events`) costs synops instead, one for each value that is not 0.
         ann_macs: multiply-accumulates of the teacher.
         spikes: spikes of all neurons, mean over the samples.
         rate: spikes per neuron and time step.
@@ -83,7 +83,7 @@ def measure(graph: Graph, teacher: Graph | None, x: Array, device: str = "cpu") 
 def _sends(node: Node) -> bool:
     """Whether events begin here: neurons, an input as events, and max pools, which pass on some without synapses."""
     pool = node.op == "maxpool" and node.type.kind == "spikes"
-    return node.op == "lif" or pool or node.attrs.get("code") == "rate"
+    return node.op == "lif" or pool or node.attrs.get("code") in ("rate", "events")
 
 
 def macs(graph: Graph) -> dict[str, int]:

@@ -53,28 +53,43 @@ def diagnose(
     Raises:
         GraphError: there is nothing to compare: no time steps, no samples, several inputs or outputs, other units.
     """
-    _refuse(graph, teacher, x)
+    if (why := obstacle(graph, teacher, x)) is not None:
+        raise why
     with torch.inference_mode(), exact():
         probe = Probe(graph, teacher, x, device, progress)
-        sums = probe.local()
-        rows = tuple(_row(probe, name, found) for name, found in sums.items())
-        return _whole(probe, rows, labels)
+        return _whole(probe, _rows(probe), labels)
 
 
-def _refuse(graph: Graph, teacher: Graph, x: Array) -> None:
+def layers(graph: Graph, teacher: Graph, x: Array, device: str = "cpu") -> tuple[Row, ...]:
+    """The layers' part of `diagnose`: every layer's error and its causes, no run of the network with a cause off.
+
+    Raises:
+        GraphError: as `diagnose`.
+    """
+    if (why := obstacle(graph, teacher, x)) is not None:
+        raise why
+    with torch.inference_mode(), exact():
+        return _rows(Probe(graph, teacher, x, device))
+
+
+def obstacle(graph: Graph, teacher: Graph, x: Array) -> GraphError | None:
+    """Why there is nothing to compare; None where `diagnose` works."""
     if not graph.steps:
-        raise GraphError("the graph has no time steps: there is nothing to explain", hint="compile it first")
+        return GraphError("the graph has no time steps: there is nothing to explain", hint="compile it first")
     for word, ours, theirs in (("input", graph.inputs, teacher.inputs), ("output", graph.outputs, teacher.outputs)):
         for found in (ours, theirs):
             if len(found) != 1:
-                raise GraphError(f"a diagnosis needs one {word}, there are {', '.join(found)}")
+                return GraphError(f"a diagnosis needs one {word}, there are {', '.join(found)}")
     if any(node.op == "lif" and in_weight_steps(graph, node) for node in graph.nodes):
-        raise GraphError(
+        return GraphError(
             "its thresholds are integers of weight steps, no longer in the model's units",
             hint="explain what was compiled without quantize-neurons",
         )
-    if not len(x):
-        raise GraphError("there are no samples to explain the graph on")
+    return None if len(x) else GraphError("there are no samples to explain the graph on")
+
+
+def _rows(probe: Probe) -> tuple[Row, ...]:
+    return tuple(_row(probe, name, found) for name, found in probe.local().items())
 
 
 def _row(probe: Probe, name: str, found: Sums) -> Row:

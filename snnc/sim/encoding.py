@@ -1,4 +1,4 @@
-r"""Events by chance, the same in every executor: the encoding `rate`.
+r"""Events by chance, the same in every executor: the encoding `rate`; and totals of inputs that are streams of events.
 
     e[t, i] = sign(x_i) if u[t, i] < |x_i| / max else 0      I[t, i] = e[t, i] * max / T
 
@@ -16,10 +16,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from hashlib import blake2b
+from typing import TypeVar
 
 import numpy as np
+from torch import Tensor
 
-from snnc.ir import Array, Node
+from snnc.errors import DataError
+from snnc.ir import Array, Graph, Node
+from snnc.ir.streams import is_stream, sample_shape, streamed
+
+Value = TypeVar("Value", Array, Tensor)
 
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 MIX = ((np.uint64(30), np.uint64(0xBF58476D1CE4E5B9)), (np.uint64(27), np.uint64(0x94D049BB133111EB)))
@@ -58,3 +64,22 @@ def events(node: Node, x: Array, inputs: Mapping[str, Array], steps: int) -> Arr
     sign = np.sign(x).astype(np.int8)
     start = keys(inputs, int(str(node.attrs["seed"])))
     return np.stack([(uniform(start, x.shape[1:], t) < share) * sign for t in range(steps)])
+
+
+def totals(graph: Graph, x: Mapping[str, Value]) -> dict[str, Value]:
+    """What is given [N, ...] by name, with streams of events [N, T, ...] of the graph's inputs summed over their steps.
+
+    Raises:
+        DataError: an encoding of code `events` is given no stream, or one of another length than T.
+    """
+    for name in streamed(graph) & x.keys():
+        got, want = tuple(x[name].shape[1:]), sample_shape(graph, name, tuple(x[name].shape[1:]))
+        if got != want:
+            raise DataError(
+                f"input '{name}' takes events [N, {', '.join(map(str, want))}], not [N, {', '.join(map(str, got))}]"
+            )
+    made = dict(x)
+    for name in graph.inputs.keys() & x.keys():
+        if is_stream(graph, name, tuple(x[name].shape[1:])):
+            made[name] = x[name].sum(1)
+    return made

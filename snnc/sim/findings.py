@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from .advice import Setting
 from .twins import Cause
 
-READOUT = "readout"
+READOUT = "read-out weights"
 """What a gain may be of besides a cause: the weights behind the last neurons."""
 NEGLIGIBLE = 5e-3
 """Errors below this share of the teacher's norm, and causes below this share of an error, are none."""
@@ -49,13 +49,19 @@ class Row:
         own = [c for c in self.shares if c is not Cause.INHERITED and self.shares[c] > NEGLIGIBLE]
         return sorted(own, key=lambda cause: -self.shares[cause]) if self.own > NEGLIGIBLE else []
 
+    @property
+    def split(self) -> dict[str, float]:
+        """The shares that are not 0: first `causes`, then what is inherited, then the others; none of no error."""
+        order = dict.fromkeys([*self.causes, Cause.INHERITED, *Cause]) if self.error > NEGLIGIBLE else ()
+        return {cause.value: self.shares[cause] for cause in order if self.shares[cause]}
+
 
 @dataclass(frozen=True)
 class Gain:
     """What comes back at the output when something is off.
 
     Attributes:
-        what: the cause, or `readout` for the weights behind the last neurons.
+        what: the cause, or `READOUT` for the weights behind the last neurons.
         layer: None: in all layers.
         accuracy: share of samples answered right again; negative where it gets worse.
         error: of ||output - teacher's|| / ||teacher's||, that comes back; both read out with the teacher's weights.
@@ -105,9 +111,27 @@ class Diagnosis:
                 return row
         raise KeyError(layer)
 
+    @property
+    def summary(self) -> str:
+        """The worst layer, its nodes in the user's model, its main cause and what to try, in one line.
+
+        The setting that buys most back may be one against another cause: then it says which.
+        """
+        if self.worst is None or self.cause is None:
+            return "no layer has an error of its own that is worth a word"
+        origin = self[self.worst].origin
+        names = ", ".join(f"'{name}'" for name in origin)
+        nodes = f" (model node{'s' if len(origin) > 1 else ''} {names})" if origin else ""
+        if not self.advice:
+            return f"{self.worst}{nodes}: {self.cause}"
+        best = self.advice[0]
+        against = "" if best.cause is self.cause else f"against {best.cause} "
+        return f"{self.worst}{nodes}: {self.cause}; {against}try {best.text}"
+
     def to_json(self) -> dict[str, object]:
         """Plain data."""
         return {
+            "summary": self.summary,
             "steps": self.steps,
             "samples": self.samples,
             "judged_by": "labels" if self.labelled else "teacher",
@@ -123,6 +147,7 @@ class Diagnosis:
             "advice": [
                 {
                     "try": s.text,
+                    "cause": s.cause.value,
                     "about": s.about,
                     "error": _plain(s.before),
                     "after": _plain(s.after),
@@ -132,6 +157,23 @@ class Diagnosis:
                 for s in self.advice
             ],
         }
+
+
+@dataclass(frozen=True)
+class Unexplained:
+    """In the place of a diagnosis: why there is none."""
+
+    why: str
+    hint: str = ""
+
+    @property
+    def summary(self) -> str:
+        """One line."""
+        return f"not measured, {self.why}" + (f"; {self.hint}" if self.hint else "")
+
+    def to_json(self) -> dict[str, object]:
+        """Plain data."""
+        return {"summary": self.summary, "refused": self.why, "try": self.hint}
 
 
 def _plain(value: float) -> float:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from snnc.ir import CURVES, LAYERS, Graph, Node, roles, stands_for
 
+from .encoding import totals
 from .torch import KERNELS, per_channel
 
 
@@ -61,7 +62,7 @@ def charges(
     Args:
         counts: spike counts of a layer of neurons from the charge that drives it.
     """
-    values = dict(x)
+    values = totals(graph, x)
     count = len(next(iter(x.values())))
     for node in graph.nodes:
         read = [values[name] for name in graph.values(node)]

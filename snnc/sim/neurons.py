@@ -14,13 +14,16 @@ reset by subtraction and a whole charge V >= 0 at the first step, the count is c
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, TypeVar
 
 import torch
 
 from snnc.ir import Array
 
 T = TypeVar("T", torch.Tensor, Array)
+Surrogate = Literal["boxcar", "triangle", "sigmoid"]
+"""What stands for dS/dU: each with area 1 and height 1/p, p = `width` * theta, so that one width serves every layer."""
 
 
 def membrane(u: T, spike: T, current: T, alpha: T, theta: T, reset: str) -> T:
@@ -34,17 +37,17 @@ def membrane(u: T, spike: T, current: T, alpha: T, theta: T, reset: str) -> T:
     return made
 
 
-class _Boxcar(torch.autograd.Function):
+class _Spike(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, u: torch.Tensor, theta: torch.Tensor, width: float) -> torch.Tensor:
+    def forward(ctx: Any, u: torch.Tensor, theta: torch.Tensor, width: float, surrogate: Surrogate) -> torch.Tensor:
         ctx.save_for_backward(u, theta)
-        ctx.width = width
+        ctx.width, ctx.surrogate = width, surrogate
         return (u >= theta).to(u.dtype)
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         u, theta = ctx.saved_tensors
-        return grads[0] * boxcar(u, theta, ctx.width), None, None
+        return grads[0] * SURROGATES[ctx.surrogate](u, theta, ctx.width), None, None, None
 
 
 def gate(u: torch.Tensor, theta: torch.Tensor, width: float) -> torch.Tensor:
@@ -56,11 +59,31 @@ def gate(u: torch.Tensor, theta: torch.Tensor, width: float) -> torch.Tensor:
 
 
 def boxcar(u: torch.Tensor, theta: torch.Tensor, width: float) -> torch.Tensor:
-    """dS/dU = 1/p where the gate is open, else 0 (LTL eq. 8)."""
+    """dS/dU = 1/p where the gate is open, else 0 (LTL eq. 8, SLTT eq. 5)."""
     return gate(u, theta, width).to(u.dtype) / (width * theta)
 
 
-def spike(u: torch.Tensor, theta: torch.Tensor, width: float) -> torch.Tensor:
-    """S = 1 where U >= theta (LTL eq. 3), with the boxcar as its derivative."""
-    made: torch.Tensor = _Boxcar.apply(u, theta, width)  # type: ignore[no-untyped-call]
+def triangle(u: torch.Tensor, theta: torch.Tensor, width: float) -> torch.Tensor:
+    """dS/dU = max(0, p - |U - theta|) / p**2: it reaches p to either side (SLTT eq. 6, whose gamma is p)."""
+    p = width * theta
+    return (p - (u - theta).abs()).clamp(min=0) / p**2
+
+
+def sigmoid(u: torch.Tensor, theta: torch.Tensor, width: float) -> torch.Tensor:
+    """dS/dU: the derivative of sigma(4 (U - theta) / p), of height 1/p as the others are (OTTT: slope 4, p = 1)."""
+    p = width * theta
+    share = torch.sigmoid(4 * (u - theta) / p)
+    return share * (1 - share) * 4 / p
+
+
+SURROGATES: Mapping[str, Callable[[torch.Tensor, torch.Tensor, float], torch.Tensor]] = {
+    "boxcar": boxcar,
+    "triangle": triangle,
+    "sigmoid": sigmoid,
+}
+
+
+def spike(u: torch.Tensor, theta: torch.Tensor, width: float, surrogate: Surrogate = "boxcar") -> torch.Tensor:
+    """S = 1 where U >= theta (LTL eq. 3), with a surrogate as its derivative."""
+    made: torch.Tensor = _Spike.apply(u, theta, width, surrogate)  # type: ignore[no-untyped-call]
     return made

@@ -16,7 +16,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from snnc.ir import Array, Graph, Node, attr_ints, roles
 
 from .curves import CURVES, curve
-from .encoding import events
+from .encoding import events, totals
 from .neurons import membrane
 
 Params = dict[str, Array]
@@ -26,10 +26,11 @@ def run(graph: Graph, x: Mapping[str, Array], record: dict[str, Array] | None = 
     """The outputs of `graph` by the user's output names.
 
     Args:
-        x: input arrays [N, ...] by input name.
+        x: input arrays [N, ...], or streams of events [N, T, ...], by input name.
         record: when given, filled with every value: analog [N, ...], currents and spikes [T, N, ...].
     """
-    values: dict[str, Array] = {name: np.asarray(array, np.float64) for name, array in x.items()}
+    x = {name: np.asarray(array, np.float64) for name, array in x.items()}
+    values = totals(graph, x)
     for node in graph.nodes:
         if node.op == "constant":
             value = graph.params[node.inputs[0]].astype(np.float64)
@@ -72,6 +73,8 @@ def per_channel(param: Array, rank: int) -> Array:
 
 
 def _encode(node: Node, x: Array, steps: int, inputs: Mapping[str, Array]) -> Array:
+    if node.attrs["code"] == "events":
+        return np.moveaxis(inputs[node.inputs[0]], 1, 0)
     if node.attrs["code"] == "rate":
         return events(node, x, inputs, steps) * (float(str(node.attrs["max"])) / steps)
     if node.attrs["code"] == "direct":

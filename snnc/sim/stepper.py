@@ -14,10 +14,18 @@ from torch import Tensor
 from snnc.errors import GraphError
 from snnc.ir import Graph, Node, roles
 
+from .encoding import totals
 from .neurons import membrane
 from .torch import KERNELS, Tensors, biased, delay, encode, largest, per_channel
 
 Disturb = Callable[[Node, Tensor], Tensor]
+Fire = Callable[[Tensor, Tensor], Tensor]
+"""Spikes from U and theta; with a surrogate behind, or without."""
+
+
+def fires(u: Tensor, theta: Tensor) -> Tensor:
+    """1 where U >= theta, without a gradient."""
+    return (u >= theta).to(u.dtype)
 
 
 class Stepper:
@@ -28,26 +36,35 @@ class Stepper:
         potential: U[t] by lif node.
         read: what was summed up so far, by decode node.
         count: C[t], the spikes so far, by lif node.
+        still: the nodes of `values` that are computed once, as they are the same at every step.
+        trains: what encoders hand on step by step, [T, N, ...], by node.
         arrived, most: the spikes so far that a spiking max pool was sent and their largest in each window, by node.
         t: steps done.
     """
 
-    def __init__(self, graph: Graph, params: Tensors, x: Tensors, disturb: Mapping[str, Disturb] | None = None) -> None:
+    def __init__(
+        self, graph: Graph, params: Tensors, x: Tensors, disturb: Mapping[str, Disturb] | None = None,
+        fire: Fire = fires, detach: bool = False,
+    ) -> None:  # fmt: skip
         """Set the inputs and go to t = 0.
 
         Args:
+            x: inputs [N, ...], or streams of events [N, T, ...], by input name.
             disturb: by `current` and `spikes`: what happens to a neuron's input and to its output at every step.
+            detach: what a layer of neurons hands on carries no gradient; its count does.
         """
         self.graph, self.params, self.disturb = graph, params, dict(disturb or {})
-        self.values: dict[str, Tensor] = dict(x)
+        self.fire, self.detach = fire, detach
+        self.values: dict[str, Tensor] = totals(graph, x)
         self.potential: dict[str, Tensor] = {}
         self.count: dict[str, Tensor] = {}
         self.arrived: dict[str, Tensor] = {}
         self.most: dict[str, Tensor] = {}
         self.read: dict[str, Tensor] = {}
         self.t = 0
-        self._trains: dict[str, Tensor] = {}
-        self._still: set[str] = set()
+        self.trains: dict[str, Tensor] = {}
+        self._given = {name: x[name] for name in graph.inputs}
+        self.still: set[str] = set()
         self._head = _readout(graph)
         for node in graph.nodes:
             self._prepare(node)
@@ -56,11 +73,10 @@ class Stepper:
         """Analog values before the first encoding, currents that stay the same, and the neurons' start."""
         read = self.graph.values(node)
         if node.op == "encode":
-            inputs = {name: self.values[name] for name in self.graph.inputs}
-            self._trains[node.name] = encode(node, self.values[read[0]], self.graph.steps, inputs)
-            if len(self._trains[node.name]) == 1:
-                self.values[node.name] = self._trains[node.name][0]
-                self._still.add(node.name)
+            self.trains[node.name] = encode(node, self.values[read[0]], self.graph.steps, self._given)
+            if len(self.trains[node.name]) == 1:
+                self.values[node.name] = self.trains[node.name][0]
+                self.still.add(node.name)
         elif node.op == "lif":
             shape = (self._batch(), *node.type.shape)
             u0 = per_channel(self._own(node)["u0"], len(node.type.shape))
@@ -74,19 +90,19 @@ class Stepper:
                 held[node.name] = torch.zeros((self._batch(), *shape), device=self._device())
         elif node.type.kind == "analog" and node.name not in self._head:
             self.values[node.name] = self._compute(node)
-        elif node.attrs.get("bias_at") != "first-step" and read and set(read) <= self._still:
+        elif node.attrs.get("bias_at") != "first-step" and read and set(read) <= self.still:
             self.values[node.name] = self._compute(node)
-            self._still.add(node.name)
+            self.still.add(node.name)
 
     def step(self) -> None:
         """Advance every layer by one time step."""
         self.t += 1
         for node in self.graph.nodes:
-            if node.name in self._still or node.name in self._head:
+            if node.name in self.still or node.name in self._head:
                 continue
             read = self.graph.values(node)
             if node.op == "encode":
-                self.values[node.name] = self._trains[node.name][self.t - 1]
+                self.values[node.name] = self.trains[node.name][self.t - 1]
             elif node.op == "decode":
                 self._read_out(node, self.values[read[0]])
             elif node.op == "lif":
@@ -98,10 +114,17 @@ class Stepper:
 
     def outputs(self) -> dict[str, Tensor]:
         """The outputs by the user's names, from what was decoded so far."""
-        for node in self.graph.nodes:
-            if node.name in self._head and node.op != "decode":
-                self.values[node.name] = self._compute(node)
+        self.values.update(self.head({}))
         return {user: self.values[name] for user, name in self.graph.outputs.items()}
+
+    def head(self, decoded: Tensors) -> dict[str, Tensor]:
+        """All that stands behind the read-outs, by node name, given what these decode (else what they have so far)."""
+        values = {**self.values, **decoded}
+        made = dict(decoded)
+        for node in self.graph.nodes:
+            if node.name in self._head:
+                made[node.name] = values[node.name] = self._compute(node, values)
+        return made
 
     def _fire(self, node: Node, current: Tensor) -> None:
         if "current" in self.disturb:
@@ -109,10 +132,10 @@ class Stepper:
         own, rank = self._own(node), len(node.type.shape)
         alpha, theta = per_channel(own["alpha"], rank), per_channel(own["theta"], rank)
         u = membrane(self.potential[node.name], self.values[node.name], current, alpha, theta, str(node.attrs["reset"]))
-        spikes = (u >= theta).to(u.dtype)
+        spikes = self.fire(u, theta)
         if "spikes" in self.disturb:
             spikes = self.disturb["spikes"](node, spikes)
-        self.potential[node.name], self.values[node.name] = u, spikes
+        self.potential[node.name], self.values[node.name] = u, spikes.detach() if self.detach else spikes
         self.count[node.name] = self.count[node.name] + spikes
 
     def _pool(self, node: Node, spikes: Tensor) -> None:
@@ -128,11 +151,11 @@ class Stepper:
             self.read[node.name] = self.read[node.name] + value
             self.values[node.name] = self.read[node.name] * more if skip else self.read[node.name]
 
-    def _compute(self, node: Node) -> Tensor:
-        own = self._own(node)
+    def _compute(self, node: Node, values: Tensors | None = None) -> Tensor:
+        own, values = self._own(node), self.values if values is None else values
         if node.op == "constant":
             return own["value"].expand(self._batch(), *node.type.shape)
-        made = KERNELS[node.op](node, [self.values[name] for name in self.graph.values(node)], own)
+        made = KERNELS[node.op](node, [values[name] for name in self.graph.values(node)], own)
         charged = node.type.kind == "analog" or node.attrs.get("bias_at") == "per-step" or self.t == 1
         return biased(node, made, own) if charged else made
 

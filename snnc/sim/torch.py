@@ -20,7 +20,8 @@ from torch import Tensor
 from snnc.ir import Array, Graph, Node, attr_ints, roles
 
 from .curves import CURVES, curve
-from .encoding import events
+from .encoding import events, totals
+from .neurons import Surrogate
 from .window import fire
 
 Tensors = Mapping[str, Tensor]
@@ -49,7 +50,7 @@ def run(graph: Graph, x: Mapping[str, Array], device: str = "cpu", chunk: int = 
     """The outputs of `graph` by the user's output names, without gradients.
 
     Args:
-        x: input arrays [N, ...] by input name.
+        x: input arrays [N, ...], or streams of events [N, T, ...], by input name.
         chunk: samples at a time; bounds the memory.
     """
     params = tensors(graph, device)
@@ -75,35 +76,40 @@ def forward(
     x: Tensors,
     *,
     width: float = 1.0,
+    surrogate: Surrogate = "boxcar",
     detach: bool = False,
     keep: Callable[[Node], bool] | None = None,
-    before: Callable[[Node, Tensor], None] | None = None,
+    before: Callable[[Node, Tensor], Tensor] | None = None,
 ) -> dict[str, Tensor]:
     """Run `graph` on tensors, differentiable in `params`: every value, analog [N, ...], time-stepped [T or 1, N, ...].
 
     Args:
         params: by param name; may require gradients.
-        x: inputs [N, ...] by input name.
-        width: the boxcar's width relative to theta (LTL eq. 8).
+        x: inputs [N, ...], or streams of events [N, T, ...], by input name; totals are given back.
+        width: the surrogate's width relative to theta (LTL eq. 8).
+        surrogate: see `snnc.sim.neurons`.
         detach: layers learn alone: what a layer of neurons hands on carries no gradient (LTL, section 2.2).
             What is given back are the undetached spikes.
         keep: which values to give back besides the outputs; all by default.
-        before: told of every layer of neurons and its current before it fires; may replace params that are read later.
+        before: told of every layer of neurons and its current before it fires, gives back the current that it gets;
+            may replace params that are read later.
     """
-    values: dict[str, Tensor] = dict(x)
-    handed: dict[str, Tensor] = dict(x)
+    values: dict[str, Tensor] = totals(graph, x)
+    handed = dict(values)
     last = {name: node.name for node in graph.nodes for name in graph.values(node)}
     outputs = set(graph.outputs.values())
     count = len(next(iter(x.values())))
     for node in graph.nodes:
         read = graph.values(node)
         if before is not None and node.op == "lif":
-            before(node, handed[read[0]])
+            handed[read[0]] = before(node, handed[read[0]])
         own = {role: params[name] for role, name in roles(node, graph.params).items()}
         if node.op == "encode":
             made = encode(node, handed[read[0]], graph.steps, x)
+        elif node.op == "lif":
+            made = _lif(node, handed[read[0]], own, graph.steps, width, surrogate)
         else:
-            made = _evaluate(node, [handed[name] for name in read], own, count, graph.steps, width)
+            made = _evaluate(node, [handed[name] for name in read], own, count, graph.steps)
         values[node.name] = made
         handed[node.name] = made.detach() if detach and node.op == "lif" else made
         for name in dict.fromkeys(read):
@@ -114,11 +120,9 @@ def forward(
     return values
 
 
-def _evaluate(node: Node, inputs: list[Tensor], params: Tensors, count: int, steps: int, width: float) -> Tensor:
+def _evaluate(node: Node, inputs: list[Tensor], params: Tensors, count: int, steps: int) -> Tensor:
     if node.op == "decode":
         return _decode(node, inputs[0], steps)
-    if node.op == "lif":
-        return _lif(node, inputs[0], params, steps, width)
     if node.op == "maxpool" and node.type.kind == "spikes":
         return _spiking_maxpool(node, inputs[0])
     if node.op == "constant":
@@ -148,8 +152,10 @@ def encode(node: Node, x: Tensor, steps: int, inputs: Tensors) -> Tensor:
     """The current a value x [N, ...] makes: [1, N, ...] if it is constant, else [T, N, ...].
 
     Args:
-        inputs: the network's inputs: what chance depends on.
+        inputs: the network's inputs as they were given: what chance depends on, and streams of events.
     """
+    if node.attrs["code"] == "events":
+        return inputs[node.inputs[0]].transpose(0, 1)
     if node.attrs["code"] == "direct":
         return (x / steps)[None]
     if node.attrs["code"] == "rate":
@@ -177,9 +183,9 @@ def _decode(node: Node, x: Tensor, steps: int) -> Tensor:
     return x[skip:].sum(0) * more if skip else x.sum(0)
 
 
-def _lif(node: Node, current: Tensor, params: Tensors, steps: int, width: float) -> Tensor:
+def _lif(node: Node, current: Tensor, params: Tensors, steps: int, width: float, surrogate: Surrogate) -> Tensor:
     alpha, theta, u0 = (per_channel(params[name], current.ndim - 2) for name in ("alpha", "theta", "u0"))
-    return fire(current, alpha, theta, u0, steps, str(node.attrs["reset"]), width)
+    return fire(current, alpha, theta, u0, steps, str(node.attrs["reset"]), width, surrogate)
 
 
 def _padded(node: Node, x: Tensor, fill: float = 0.0) -> tuple[Tensor, tuple[int, int]]:

@@ -37,17 +37,20 @@ DESCENT = 40
 
 
 class Cause(StrEnum):
-    """Why a layer of neurons does not hand on what the teacher's does, in the order in which causes are removed."""
+    """Why a layer of neurons does not hand on what the teacher's does, in the order in which causes are removed.
+
+    The values are the names in every report, text and JSON.
+    """
 
     TIMING = "timing"
     LEAK = "leak"
     CLIPPED = "clipped"
-    STEPS = "steps"
+    STEPS = "too few steps"
     DEAD = "dead"
     INHERITED = "inherited"
     BIAS = "bias"
-    BITS = "bits"
-    PRUNED = "pruned"
+    BITS = "weight bits"
+    PRUNED = "pruned fan-in"
     WEIGHTS = "weights"
     POOLING = "pooling"
     FUNCTION = "function"

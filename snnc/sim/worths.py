@@ -7,21 +7,22 @@ from dataclasses import replace
 
 import numpy as np
 
-from snnc.ir import LAYERS, WEIGHTED, WIRING, Array, Constraint, Graph, Node, roles
+from snnc.ir import LAYERS, WEIGHTED, WIRING, Array, Constraint, Graph, Node, Shape, roles
 
 from .cost import first_role
 from .reference import KERNELS
 from .reference import per_channel as by_channel
 
 
-def spike_worths(graph: Graph, name: str, worth: Mapping[str, float]) -> Array | None:
+def spike_worths(graph: Graph, name: str, worth: Mapping[str, float | Array]) -> Array | None:
     """What one spike is worth at every element of the value `name` of an analog graph, were its spikes led there.
 
-    None unless they come from neurons (by name in `worth`) through wiring, concatenations and max pools, each of which
-    sees windows of one worth only: their largest count is then the largest value.
+    None unless they come from neurons (by name in `worth`, one [] or one for each channel [C]) through wiring,
+    concatenations and max pools, each of which sees windows of one worth only: their largest count is then the largest
+    value.
     """
     if name in worth:
-        return np.full(graph.type(name).shape, worth[name], np.float32)
+        return _field(worth[name], graph.type(name).shape)
     if name not in graph or graph[name].op not in (*WIRING, "concat", "maxpool"):
         return None
     node = graph[name]
@@ -42,9 +43,9 @@ def absorb_worths(graph: Graph) -> Graph:
     constraints: dict[str, Constraint] = {}
     for worth in graph.nodes:
         own = roles(worth, graph.params)
-        if worth.op != "scale" or worth.inputs[0] not in neurons or "bias" in own or graph.params[own["factor"]].ndim:
+        if worth.op != "scale" or worth.inputs[0] not in neurons or "bias" in own:
             continue
-        field = np.full(worth.type.shape, graph.params[worth.inputs[1]], np.float32)
+        field = _field(graph.params[own["factor"]], worth.type.shape)
         for user in graph.users(worth.name):
             factors = _factors(graph, worth.name, field, user)
             if factors is None:
@@ -71,7 +72,7 @@ def absorb_scales(graph: Graph) -> Graph:
         if scale.op != "scale" or scale.type.kind != "current" or not graph.params[own["factor"]].ndim:
             continue
         factor, layers = graph.params[own["factor"]], []
-        field = np.broadcast_to(by_channel(factor, len(scale.type.shape)), scale.type.shape).astype(np.float32)
+        field = _field(factor, scale.type.shape)
         if graph.is_output(scale.name) or not field.all():
             continue
         for user in graph.users(scale.name):
@@ -101,6 +102,11 @@ def _moved(graph: Graph, scale: Node, layers: list[tuple[Node, Array]]) -> Graph
     graph = replace(graph, constraints={n: c for n, c in graph.constraints.items() if n not in params})
     gone = {} if "bias" in own else {scale.name: graph.values(scale)[0]}
     return graph.edit(nodes.values(), params=params, rename=gone)
+
+
+def _field(worth: float | Array, shape: Shape) -> Array:
+    """A worth [], [C] or of the whole shape at every element, float32 of `shape`."""
+    return np.array(np.broadcast_to(by_channel(np.asarray(worth), len(shape)), shape), np.float32)
 
 
 def _own_param(graph: Graph, layer: Node) -> str:

@@ -3,123 +3,144 @@ r"""Local tandem learning, offline (LTL section 2.2): every layer of neurons lea
     L_l = mean (y_l / y_norm - C_l[T] / T)^2                       (eq. 4; the mean instead of the sum)
     L   = sum_l L_l + cross-entropy(read-out, labels)
 
-All layers learn in parallel, each from the detached spikes of the layer before, through its own T steps (eq. 5 to 7),
-with the boxcar as surrogate (eq. 8). y is the teacher's activation of the same name. y_norm = T * theta: the
-percentile that threshold-layernorm collected, so that a spike keeps its worth for the layers behind. Targets are cut
-to [0, 1] and not rounded. Neurons named NAME.off stand for the negative part of a signed value: -y is their target.
-What reads out the network learns from the labels.
+A layer learns from the detached spikes of the layer before, through its own T steps (eq. 5 to 7), with the boxcar as
+surrogate (eq. 8). y is the teacher's activation of the same name; y_norm and the targets are those of
+`snnc.train.targets`, the losses those of `snnc.train.local`. What reads out the network learns from the labels.
+
+    parallel     all layers at once; what is kept for the way back grows as T times the number of layers
+    sequential   one layer after the other, from the first, for `epochs` passes each, and the read-out last: the layers
+                 before are fixed, and only the layer's own T steps are kept. Of a layer that epoch is kept whose rates
+                 fit best on validation, 1 - |r - C/T|^2 / |r|^2; the end is kept if it validates as well as the start.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from snnc.errors import PipelineError
-from snnc.ir import WEIGHTED, Array, Graph, roles, stands_for
+from snnc.ir import WEIGHTED, Array, Graph, roles
 from snnc.pipeline import Context
-from snnc.sim.torch import exact, forward, per_channel, tensors
+from snnc.sim.ideal import block
+from snnc.sim.torch import Tensors, exact, forward, tensors, to_tensor
 
-from .trainer import Schedule, Trainer, loop
+from .local import Lesson, LocalRule
+from .loop import loop, validated
+from .readout import readout
+from .targets import Targets
+from .trainer import Batch, Learner, check, from_loss
+from .units import weights_of
+
+CHUNK = 64
+"""Validation samples at once, where rates are judged."""
 
 
 @dataclass(frozen=True)
-class LTL(Trainer):
+class LTL(LocalRule):
     """Offline local tandem learning.
 
     Attributes:
-        epochs: passes over the training part.
-        batch: samples per update.
-        rate: Adam's learning rate, in units of theta (read-out: 1/T).
-        width: the boxcar's p relative to theta.
+        order: all layers in parallel, or one after the other, `epochs` passes each.
     """
 
     name = "ltl"
 
-    epochs: int = 5
-    batch: int = 64
-    rate: float = 3e-3
-    width: float = 1.0
+    order: Literal["parallel", "sequential"] = "parallel"
 
     def __post_init__(self) -> None:
-        wrong = [
-            f"{k}={getattr(self, k)}"
-            for k in ("epochs", "batch", "rate", "width")
-            if not 0 < getattr(self, k) < math.inf
-        ]
-        if wrong:
-            raise PipelineError(f"'{self.name}' cannot work with {', '.join(wrong)}")
+        check(self, **self.fine())
 
     def fit(self, graph: Graph, ctx: Context) -> Mapping[str, Array]:
-        if ctx.teacher is None:
-            raise PipelineError(
-                "'ltl' needs the teacher", hint="run it in a pipeline that begins with the imported graph"
-            )
-        teacher = Targets(graph, ctx.teacher, ctx.device)
-        if silent := teacher.without:
-            ctx.note(f"no teacher for {', '.join(silent)}: not trained by a local loss")
-        name = next(iter(graph.inputs))
-        scores = readout(graph)
-        learning = {*teacher.layers, scores}
+        lesson, start = Lesson(self, graph, ctx), self.begin(graph, ctx)
+        if self.order == "parallel":
+            fitted = loop(self, start, ctx, self.taught(lesson))
+        else:
+            fitted = self._in_turn(lesson, start, ctx)
+        lesson.note_gates(fitted, ctx)
+        return fitted
 
-        def loss(params: Mapping[str, Tensor], x: Tensor, labels: Tensor) -> Tensor:
-            wanted = teacher(x)
-            values = forward(graph, params, {name: x}, width=self.width, detach=True, keep=lambda n: n.name in learning)
-            local = [F.mse_loss(values[layer].mean(0), target) for layer, target in wanted.items()]
-            return torch.stack([*local, F.cross_entropy(values[scores], labels)]).sum()
+    def learner(self, graph: Graph, ctx: Context) -> Learner:
+        """What makes the gradients of one batch, all layers in parallel.
 
-        return loop(self.name, graph, ctx, Schedule(self.epochs, self.batch, self.rate), loss)
+        Raises:
+            PipelineError: there is no teacher, or nothing that the losses fit.
+        """
+        return self.taught(Lesson(self, graph, ctx))
+
+    def taught(self, lesson: Lesson, layers: tuple[str, ...] | None = None) -> Learner:
+        """The learner of some layers; of all, and of the read-out, by default."""
+        graph, everything = lesson.graph, layers is None
+        chosen = lesson.layers if layers is None else layers
+        ends = {layer: layer for layer in chosen}
+        part = graph if everything or not chosen else graph.edit(outputs=ends)
+
+        def loss(batch: Batch) -> Tensor:
+            rates, answers = lesson.wanted(batch)
+            values = self._run(part, batch.params, batch.x, {*chosen, lesson.scores})
+            losses = lesson.local({layer: values[layer].mean(0) for layer in chosen}, rates)
+            if everything or not chosen:
+                losses.append(lesson.answer(values[lesson.scores], answers))
+            return torch.stack(losses).sum()
+
+        return from_loss(loss)
+
+    def _run(self, graph: Graph, params: Tensors, x: Tensor, keep: set[str]) -> dict[str, Tensor]:
+        (name,) = graph.inputs
+        return forward(graph, params, {name: x}, width=self.width, detach=True, keep=lambda n: n.name in keep)
+
+    def _in_turn(self, lesson: Lesson, graph: Graph, ctx: Context) -> dict[str, Array]:
+        """Train stage after stage; the start, if the end validates worse."""
+        units, start = weights_of(graph), graph
+        for layers, names in stages(graph, lesson.layers):
+            own = replace(ctx, notes=[])
+            judge = (lambda made, layers=layers: self.fit_of(lesson, made, layers, ctx)) if layers else None
+            learner = self.taught(lesson, layers)
+            fitted = loop(self, graph, own, learner, {name: units[name] for name in names}, judge)
+            for note in own.notes:
+                ctx.note(f"{', '.join(layers) or lesson.scores}: {note}")
+            graph = graph.edit(params=fitted)
+        before, after = validated(start, ctx), validated(graph, ctx)
+        if after < before:
+            ctx.note(f"kept the start, {before:.2%} on validation: {after:.2%} in the end")
+            graph = start
+        return {name: graph.params[name] for name in units}
+
+    def fit_of(self, lesson: Lesson, graph: Graph, layers: tuple[str, ...], ctx: Context) -> float:
+        """How well the layers' rates fit on validation: 1 - |r - C/T|^2 / |r|^2, at most 1."""
+        assert ctx.data is not None
+        x, part = ctx.data.validation.x(), graph.edit(outputs={layer: layer for layer in layers})
+        params, missed, whole = tensors(part, ctx.device), 0.0, 0.0
+        with torch.inference_mode(), exact():
+            for at in range(0, len(x), CHUNK):
+                batch = to_tensor(x[at : at + CHUNK], ctx.device)
+                rates, values = lesson.targets(batch), self._run(part, params, batch, set(layers))
+                for layer in layers:
+                    missed += float((rates[layer] - values[layer].mean(0)).double().square().sum())
+                    whole += float(rates[layer].double().square().sum())
+        return 1 - missed / whole if whole else -missed
 
 
-class Targets:
-    """The rates that the layers should fire at: the teacher's activations / (T * theta), cut to [0, 1].
+def stages(graph: Graph, layers: tuple[str, ...]) -> list[tuple[tuple[str, ...], tuple[str, ...]]]:
+    """The layers of neurons in order with the params that drive them, and all other params that learn, without layers.
 
-    Attributes:
-        layers: the student's layers of neurons that have weights of their own and a teacher of their name and shape.
-        without: the layers with weights and no teacher.
+    Layers that share params stand together.
     """
-
-    def __init__(self, student: Graph, teacher: Graph, device: str = "cpu") -> None:
-        self.teacher, self.params = teacher, tensors(teacher, device)
-        self.input = next(iter(teacher.inputs))
-        own = [n for n in student.nodes if n.op == "lif" and has_weights(student, student.values(n)[0])]
-        self.of = {n.name: twin for n in own if (twin := stands_for(n, teacher)) is not None}
-        taught = [n for n in own if n.name in self.of]
-        self.layers = tuple(n.name for n in taught)
-        self.without = tuple(n.name for n in own if n.name not in self.layers)
-        theta = {n.name: student.params[roles(n, student.params)["theta"]] for n in taught}
-        self.norm = {
-            n.name: per_channel(torch.tensor(theta[n.name], device=device), len(n.type.shape)) * student.steps
-            for n in taught
-        }
-
-    def __call__(self, x: Tensor) -> dict[str, Tensor]:
-        """Target rates [N, ...] by layer for inputs x [N, ...]."""
-        read = {name for name, _ in self.of.values()}
-        with torch.no_grad(), exact():
-            values = forward(self.teacher, self.params, {self.input: x}, keep=lambda n: n.name in read)
-            found = {}
-            for layer in self.layers:
-                name, sign = self.of[layer]
-                found[layer] = (sign * values[name] / self.norm[layer]).clamp(0, 1)
-            return found
+    left = dict.fromkeys(weights_of(graph))
+    found: list[tuple[tuple[str, ...], tuple[str, ...]]] = []
+    for layer in layers:
+        driving = [graph[name] for name in block(graph, graph[layer], WEIGHTED)]
+        own = {name for node in driving for name in roles(node, graph.params).values() if name in left}
+        joined = [stage for stage in found if own & set(stage[1])]
+        found = [stage for stage in found if stage not in joined]
+        together = (*(name for stage in joined for name in stage[0]), layer)
+        own |= {name for stage in joined for name in stage[1]}
+        found.append((together, tuple(name for name in left if name in own)))
+    taken = {name for _, names in found for name in names}
+    rest = tuple(name for name in left if name not in taken)
+    return [*found, ((), rest)] if rest else found
 
 
-def has_weights(graph: Graph, name: str) -> bool:
-    """Whether weights lie between the value `name` and the neurons before it."""
-    if name in graph.inputs or graph[name].op in ("lif", "encode"):
-        return False
-    return graph[name].op in WEIGHTED or any(has_weights(graph, n) for n in graph.values(graph[name]))
-
-
-def readout(graph: Graph) -> str:
-    """The scores before any softmax."""
-    (name,) = graph.outputs.values()
-    while graph[name].op in ("softmax", "logsoftmax"):
-        name = graph.values(graph[name])[0]
-    return name
+__all__ = ["LTL", "Targets", "readout", "stages"]

@@ -1,4 +1,4 @@
-"""The contract of a learning rule, and the one loop they all run in.
+"""The contract of a learning rule.
 
 A trainer changes params and nothing else. It sees each param through its Constraint: absent connections stay absent,
 levels are rounded going forward and passed straight through going back; what it gives back obeys the constraint.
@@ -10,22 +10,14 @@ import math
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from snnc.errors import PipelineError
-from snnc.ir import WEIGHTED, Array, Constraint, Graph, Node, Stage, roles
-from snnc.pipeline import Context, Pass, single
-from snnc.sim import torch as executor
-from snnc.sim.judge import accuracy
-
-WIDE = 64
-"""Inputs of a neuron up to which the learning rate is the same."""
-
-Loss = Callable[[Mapping[str, Tensor], Tensor, Tensor], Tensor]
-"""(params as the network sees them, x [N, ...], labels [N]) -> scalar"""
+from snnc.ir import Array, Constraint, Graph, Stage
+from snnc.pipeline import Context, Pass
 
 
 @dataclass(frozen=True)
@@ -56,140 +48,76 @@ def project(constraint: Constraint | None, array: Array) -> Array:
 
 
 @dataclass(frozen=True)
-class Schedule:
-    """How long and how fast to train: Adam, the rate falling to 0 along half a cosine."""
+class Batch:
+    """What a rule learns from at a time.
 
-    epochs: int
-    batch: int
-    rate: float
-
-
-def weights_of(graph: Graph) -> dict[str, float]:
-    """The trainable params and the unit that each is measured in: weights and biases of all weighted layers.
-
-    In units of theta a layer's weights turn rates into rates, whatever the scale of its activations; in units of
-    T * theta the first layer's weights turn inputs into rates, in units of 1/T the read-out turns rates into scores.
-    Adam moves all n weights of a neuron by the learning rate, and so their sum by n times it: beyond `WIDE` inputs
-    the unit shrinks as 1/n (as in maximal update parametrization, arXiv 2203.03466). A learning rate in these units
-    suits every layer.
+    Attributes:
+        params: by name, as the network sees them (constraints obeyed): leaves, those that learn require gradients.
+        x: inputs [N, ...].
+        labels: right answers [N].
+        rng: for what the rule leaves to chance in this update; follows from seed and position, so nothing has to be
+            remembered between updates.
     """
-    found: dict[str, float] = {}
-    for node in graph.nodes:
-        if node.op in WEIGHTED and node.type.kind == "current":
-            unit = _unit(graph, node.name)
-            for role, name in roles(node, graph.params).items():
-                first = graph.steps if _reads_input(graph, node.name) else 1
-                found[name] = unit if role == "bias" else unit * first * rate_share(graph, node)
-    return found
+
+    params: Mapping[str, Tensor]
+    x: Tensor
+    labels: Tensor
+    rng: np.random.Generator
 
 
-def rate_share(graph: Graph, node: Node) -> float:
-    """The share of the learning rate that the weights of `node` get: 1 up to `WIDE` inputs a neuron, then as 1/n."""
-    weight = roles(node, graph.params).get("weight")
-    if weight is None:
-        return 1.0
-    constraint = graph.constraints.get(weight)
-    kept = graph.params[weight] if constraint is None or constraint.mask is None else constraint.mask
-    neurons = kept.shape[:3] if node.op == "local" else kept.shape[:1]
-    inputs = int(np.count_nonzero(kept.reshape(math.prod(neurons), -1), axis=1).max())
-    return min(1.0, WIDE / max(inputs, 1))
+Learner = Callable[[Batch], Tensor]
+"""Adds to the gradients (`.grad`) of the params that learn; gives back the loss, a mean over the batch, [] detached."""
 
 
-def _unit(graph: Graph, name: str) -> float:
-    """The mean threshold of the neurons that the value `name` drives, or 1/T for the read-out."""
-    for user in graph.users(name):
-        if user.op == "lif":
-            return float(graph.params[roles(user, graph.params)["theta"]].mean())
-        if user.op != "decode":
-            return _unit(graph, user.name)
-    return 1.0 / graph.steps
+@dataclass(frozen=True)
+class Rule(Trainer):
+    """A trainer that runs in `snnc.train.loop`; its `fit` says how the gradients of a batch are made.
 
-
-def _reads_input(graph: Graph, name: str) -> bool:
-    """Whether the value `name` comes from the encoded input without neurons between."""
-    if name in graph.inputs or graph[name].op in ("lif", "encode"):
-        return name in graph and graph[name].op == "encode"
-    return any(_reads_input(graph, n) for n in graph.values(graph[name]))
-
-
-def loop(rule: str, graph: Graph, ctx: Context, schedule: Schedule, loss: Loss) -> dict[str, Array]:
-    """Train, judge every epoch on the validation samples, and give back the best epoch's params.
-
-    The start counts as an epoch: training never gives back something that validated worse.
+    Attributes:
+        epochs: passes over the training part, at most.
+        batch: samples per update.
+        rate: the learning rate, in units of theta (first layer: T * theta; read-out: 1/T), see `snnc.train.units`.
+        optimizer: torch's; sgd with momentum 0.9.
+        schedule: the rate falls to 0 along half a cosine, or to a tenth after each third of the epochs, or stays.
+        decay: torch's weight decay, for weights in their units: beside the gradient with adamw, else added to it.
+        clip: the largest norm of all gradients together, each in its unit; 0: no limit.
+        patience: epochs without a better validation accuracy before training stops; 0: it never stops early.
     """
-    split = ctx.training(rule)
-    units = weights_of(graph)
-    fixed = executor.tensors(graph, ctx.device)
-    real = {name: fixed[name].clone().requires_grad_() for name in units}
-    seen_as = {name: _Seen(graph.constraints.get(name), ctx.device) for name in units}
-    optimizer = torch.optim.Adam([{"params": [real[n]], "lr": schedule.rate * unit} for n, unit in units.items()])
-    steps = schedule.epochs * -(-len(split) // schedule.batch)
-    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    labels = torch.as_tensor(split.labels, device=ctx.device)
-    best, best_epoch, kept = _judge(graph, ctx, real), 0, {n: graph.params[n] for n in units}
-    done = 0
-    for epoch in range(1, schedule.epochs + 1):
-        order = np.random.default_rng([ctx.seed, epoch, *rule.encode()]).permutation(len(split))
-        for at in range(0, len(split), schedule.batch):
-            index = order[at : at + schedule.batch]
-            optimizer.zero_grad()
-            params = {**fixed, **{name: seen_as[name](real[name]) for name in units}}
-            with executor.exact():
-                loss(params, executor.to_tensor(split.x(index), ctx.device), labels[torch.as_tensor(index)]).backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            cosine.step()
-            done += 1
-            ctx.progress(f"{rule} epoch {epoch}/{schedule.epochs}, validation {best:.1%}", done, steps)
-        if not all(bool(param.isfinite().all()) for param in real.values()):
-            ctx.note(f"diverged in epoch {epoch}: try a lower rate than {schedule.rate}")
-            break
-        share = _judge(graph, ctx, real)
-        if share >= best:
-            best, best_epoch = share, epoch
-            kept = {n: project(graph.constraints.get(n), _array(real[n])) for n in units}
-    ctx.note(f"kept epoch {best_epoch} of {schedule.epochs}, best on validation: {best:.2%}")
-    return kept
+
+    epochs: int = 5
+    batch: int = 64
+    rate: float = 3e-3
+    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
+    schedule: Literal["cosine", "step", "constant"] = "cosine"
+    decay: float = 0.0
+    clip: float = 0.0
+    patience: int = 0
 
 
-class _Seen:
-    """A param as the network sees it, straight through for gradients (masked where connections are absent)."""
+def check(rule: Rule, **fine: bool) -> None:
+    """Refuse options that a rule cannot work with.
 
-    def __init__(self, constraint: Constraint | None, device: str) -> None:
-        self.constraint = constraint
-        mask = None if constraint is None else constraint.mask
-        self.mask = None if mask is None else torch.tensor(mask, device=device)
-        scale = None if constraint is None else constraint.scale
-        self.scale = None if scale is None else torch.tensor(scale, device=device)
-        levels = None if constraint is None else constraint.levels
-        self.levels = None if levels is None else torch.tensor(levels, device=device)
+    Args:
+        fine: by option of its own, whether it is.
 
-    def __call__(self, param: Tensor) -> Tensor:
-        if self.mask is not None:
-            param = param * self.mask
-        if self.scale is not None:
-            with torch.no_grad():
-                away = self._level(param / self.scale) * self.scale - param
-            param = param + away
-        return param
-
-    def _level(self, steps: Tensor) -> Tensor:
-        """The level nearest to weights in steps, as `Constraint.project` has it."""
-        assert self.constraint is not None
-        if self.levels is not None:
-            return self.levels[torch.searchsorted((self.levels[1:] + self.levels[:-1]) / 2, steps)]
-        top = self.constraint.top_level
-        return steps.round().clamp(-top, top)
+    Raises:
+        PipelineError: names all that are not.
+    """
+    found = {
+        **{key: 0 < getattr(rule, key) < math.inf for key in ("epochs", "batch", "rate")},
+        **{key: 0 <= getattr(rule, key) < math.inf for key in ("decay", "clip", "patience")},
+        **fine,
+    }
+    if wrong := [f"{key}={getattr(rule, key)}" for key, good in found.items() if not good]:
+        raise PipelineError(f"'{rule.name}' cannot work with {', '.join(wrong)}")
 
 
-def _array(param: Tensor) -> Array:
-    return np.asarray(param.detach().cpu().numpy())
+def from_loss(loss: Callable[[Batch], Tensor]) -> Learner:
+    """The learner of a loss [] that autograd can go back from at once."""
 
+    def learn(batch: Batch) -> Tensor:
+        made = loss(batch)
+        made.backward()  # type: ignore[no-untyped-call]
+        return made.detach()
 
-def _judge(graph: Graph, ctx: Context, real: Mapping[str, Tensor]) -> float:
-    """Validation accuracy of what the trainer would give back now."""
-    if ctx.data is None:
-        return 0.0
-    arrays = {n: project(graph.constraints.get(n), _array(p)) for n, p in real.items()}
-    split = ctx.data.validation
-    outputs = executor.run(graph.edit(params=arrays), {next(iter(graph.inputs)): split.x()}, ctx.device)
-    return accuracy(single(outputs), split.labels)
+    return learn

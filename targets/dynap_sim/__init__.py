@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 from snnc.artifact import Bundle
 from snnc.errors import PipelineError, TargetError
@@ -26,6 +27,7 @@ from snnc.passes import (
     SeparateLayers,
     ThresholdLayerNorm,
 )
+from snnc.passes.quantize_weights import CORE
 from snnc.pipeline import Pipeline
 from snnc.sim.cost import fan_in
 from snnc.target import Artifact, Chip, Finding, Limits, Target
@@ -34,8 +36,8 @@ from snnc.train import LTL
 from .chip import DynapChip
 from .place import host_readout, place
 
-NEURONS = 1024
-"""Neurons of one DYNAP-SE2: 4 cores of 256."""
+NEURONS = 4 * CORE
+"""Neurons of one DYNAP-SE2: 4 cores."""
 MOST_BITS = 8
 
 
@@ -50,6 +52,7 @@ class DynapSim(Target):
         thermal: sigma of the noise on the summed current, relative, fresh at every step.
         silencing: share of neurons that are dead.
         rate, width, warm_up, guard_bits, batch: of the learning block; warm_up as a share of the T steps.
+        code: how the input comes in the default recipe: as a constant current, or as the stream of events that it is.
     """
 
     name = "dynap-sim"
@@ -66,6 +69,7 @@ class DynapSim(Target):
     warm_up: float = 0.75
     guard_bits: int = 7
     batch: int = 16
+    code: Literal["direct", "events"] = "direct"
 
     def __post_init__(self) -> None:
         fine = {
@@ -108,7 +112,7 @@ class DynapSim(Target):
             ReplaceMaxPool(),
             SeparateLayers(),
             PoolNeurons(),
-            ThresholdLayerNorm(steps=self.steps),
+            ThresholdLayerNorm(steps=self.steps, code=self.code),
             BiasPerStep(),
             LimitFanIn(self.fan_in),
             QuantizeWeights(bits=self.bits),

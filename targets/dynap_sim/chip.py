@@ -14,12 +14,13 @@ from snnc.artifact import Bundle, canonical, pack, unpack
 from snnc.data import Data, Split
 from snnc.errors import ArtifactError, TargetError
 from snnc.ir import Array, Graph
+from snnc.ir.streams import sample_shape
 from snnc.pipeline import Progress, silent, single
 from snnc.report import Ledger, Row
 from snnc.sim.judge import accuracy
 from snnc.sim.torch import exact, to_tensor
 from snnc.target import Artifact, Chip
-from snnc.train.ltl import Targets
+from snnc.train.targets import Targets
 
 from .device import Device
 from .learning import LearningBlock, Rule
@@ -61,9 +62,9 @@ class DynapChip(Chip):
             self._restore(state)
 
     def run(self, x: Array, progress: Progress = silent) -> dict[str, Array]:
-        name, kind = next(iter(self.graph.inputs.items()))
-        if x.ndim < 1 or x.shape[1:] != kind.shape:
-            raise TargetError(f"input '{name}' takes samples of shape {list(kind.shape)}, not {list(x.shape[1:])}")
+        name, sample = next(iter(self.graph.inputs)), x.shape[1:]
+        if x.ndim < 1 or sample != (want := sample_shape(self.graph, name, sample)):
+            raise TargetError(f"input '{name}' takes samples of shape {list(want)}, not {list(sample)}")
         if len(x) == 0:
             raise TargetError("there are no samples to run")
         parts: dict[str, list[Array]] = {user: [] for user in self.graph.outputs}

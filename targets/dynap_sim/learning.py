@@ -27,10 +27,11 @@ import torch
 from torch import Tensor
 
 from snnc.ir import Array, Graph, Node, roles
+from snnc.ir.streams import streamed
 from snnc.sim.neurons import boxcar
 from snnc.sim.stepper import Stepper
 from snnc.sim.torch import unfold
-from snnc.train.trainer import rate_share
+from snnc.train.units import rate_share
 
 from .device import Device
 from .place import ANALOG_BITS, synapses
@@ -153,7 +154,8 @@ class _Plastic:
         for name, where in synapses(graph, graph.values(neuron)[0], numbered):
             node = graph[name]
             if node.op in ("local", "dense") and roles(node, graph.params)["weight"] in graph.constraints:
-                height = 1 / graph.steps if neurons_behind(graph, node.inputs[0]) == "encode" else 1.0
+                direct = neurons_behind(graph, node.inputs[0]) == "encode" and not streamed(graph)
+                height = 1 / graph.steps if direct else 1.0
                 found.append(cls(node, height, torch.tensor(where, device=device)))
         return found
 

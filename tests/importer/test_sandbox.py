@@ -234,7 +234,8 @@ def test_no_exception_leaves_the_child(monkeypatch: pytest.MonkeyPatch, error: B
 
 def test_ctrl_c_ends_the_server_too(tmp_path: Path) -> None:
     text = f"""
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job is born ignoring it
 sys.path.insert(0, {str(ROOT)!r})
 from snnc.importer import sandbox
 sandbox.MODULE = "tests.importer.breaking"

@@ -9,9 +9,10 @@ from snnc.errors import PipelineError
 from snnc.ir import Array, Constraint, Graph, Stage, to_text, verify
 from snnc.passes import QuantizeWeights
 from snnc.passes.quantize_weights import base_currents
-from snnc.pipeline import Context
+from snnc.pipeline import Context, Pipeline
+from snnc.targets import DynapSim
 from tests.conftest import Golden
-from tests.graphs import Builder, spiking
+from tests.graphs import Builder, data_for, mlp, spiking
 
 
 def network(weight: object = None) -> Graph:
@@ -259,3 +260,102 @@ def test_other_levels_are_a_new_grid() -> None:
 
 def test_golden_base_currents(golden: Golden) -> None:
     golden(to_text(quantized(many(), levels="base-currents", per="tensor")[0]))
+
+
+# --- one step for the channels of a core
+
+
+def image(channels: int = 7, size: int = 4) -> Graph:
+    """A convolution onto [channels, size, size] neurons, channels of unequal size, and a dense layer of 5."""
+    rng = np.random.default_rng(6)
+    b = Builder({"x": (2, size, size)}, 4)
+    weight = rng.normal(size=(channels, 2, 3, 3)) * rng.uniform(0.2, 3, (channels, 1, 1, 1))
+    b("conv1", "conv", b("current", "encode", "x"), weight=weight, pads=(1, 1, 1, 1))
+    b("flat", "reshape", b("lif1", "lif", "conv1"), shape=(channels * size**2,))
+    b("dense1", "dense", "flat", weight=rng.normal(size=(5, channels * size**2)))
+    return b.graph(b("count", "decode", b("lif2", "lif", "dense1")))
+
+
+@pytest.mark.parametrize(
+    ("core", "groups"),
+    [
+        (256, [[0, 1, 2, 3, 4, 5, 6]]),
+        (50, [[0, 1, 2], [3, 4, 5], [6]]),
+        (32, [[0, 1], [2, 3], [4, 5], [6]]),
+        (31, [[0], [1], [2], [3], [4], [5], [6]]),
+        (3, [[0], [1], [2], [3], [4], [5], [6]]),
+    ],
+)
+@pytest.mark.parametrize("levels", ["symmetric", "power-of-two"])
+def test_channels_of_a_core_share_the_step_that_is_best_for_them_together(
+    core: int, groups: list[list[int]], levels: str
+) -> None:
+    """16 positions a channel: each group is quantized as if it were a tensor of its own."""
+    graph = image()
+    new, _ = quantized(graph, per="core", core=core, levels=levels)
+    scale = new.constraints["conv1.weight"].scale
+    assert scale is not None
+    assert scale.shape == (7, 1, 1, 1)
+    for group in groups:
+        b = Builder({"x": (2, 4, 4)}, 4)
+        weight = graph.params["conv1.weight"][group]
+        b("conv1", "conv", b("current", "encode", "x"), weight=weight, pads=(1, 1, 1, 1))
+        alone, _ = quantized(b.graph(b("count", "decode", b("lif1", "lif", "conv1"))), per="tensor", levels=levels)
+        np.testing.assert_array_equal(scale[group], np.repeat(alone.constraints["conv1.weight"].scale, len(group), 0))
+        np.testing.assert_array_equal(new.params["conv1.weight"][group], alone.params["conv1.weight"])
+
+
+def test_a_dense_neuron_has_one_position() -> None:
+    new, _ = quantized(image(), per="core", core=2)
+    scale = new.constraints["dense1.weight"].scale
+    assert scale is not None
+    assert [len(set(scale[rows].flat)) for rows in ([0, 1], [2, 3], [4], range(5))] == [1, 1, 1, 3]
+
+
+def test_a_core_loses_less_than_a_tensor_and_more_than_a_channel() -> None:
+    graph = image()
+
+    def lost(**options: object) -> float:
+        return float(
+            np.square(quantized(graph, **options)[0].params["conv1.weight"] - graph.params["conv1.weight"]).sum()
+        )
+
+    assert lost(per="channel") < lost(per="core", core=32) < lost(per="tensor")
+
+
+@pytest.mark.parametrize("scales", ["free", "power-of-two"])
+def test_a_grid_of_cores_is_kept_and_one_of_channels_is_none(scales: str) -> None:
+    cores, _ = quantized(image(), per="core", core=32, scales=scales)
+    assert quantized(cores, per="core", core=32, scales=scales)[0] is cores
+    assert quantized(cores, scales=scales)[0] is cores, "every channel has one step there too"
+    channels, _ = quantized(image())
+    again, _ = quantized(channels, per="core", core=32)
+    scale = again.constraints["conv1.weight"].scale
+    assert scale is not None
+    assert len(set(scale.flat)) == 4
+
+
+@pytest.mark.parametrize(
+    "options", [{"core": 128}, {"core": 128, "per": "tensor"}, {"core": 0, "per": "core"}], ids=str
+)
+def test_impossible_cores(options: dict[str, object]) -> None:
+    with pytest.raises(PipelineError, match=f"cannot work with core={options['core']}, per="):
+        QuantizeWeights(**options)  # type: ignore[arg-type]
+
+
+def test_a_core_has_256_neurons_on_the_chip_too() -> None:
+    assert 4 * QuantizeWeights(per="core").core == DynapSim().limits.budgets["neurons per chip"] == 1024
+
+
+def test_the_chip_takes_a_grid_of_cores() -> None:
+    """Levels of the placed network times the step of the group are the weights again."""
+    pipeline = "threshold-layernorm,bias-per-step,limit-fan-in,quantize-weights{per=core core=16}"
+    graph = mlp(hidden=40)
+    made, _ = Pipeline.parse(pipeline)(graph, data=data_for(graph))
+    constraint = made.constraints["dense1.weight"]
+    assert constraint.scale is not None
+    assert len(set(constraint.scale.flat)) == 3
+    placed = DynapSim().place(made)
+    np.testing.assert_allclose(
+        placed.params["dense1.weight"] * constraint.scale, made.params["dense1.weight"], atol=1e-6
+    )

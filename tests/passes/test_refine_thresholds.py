@@ -170,3 +170,30 @@ def test_golden_refine_thresholds(golden: Golden) -> None:
     new = refined(graph)
     theta = new.params[roles(new["relu1"], new.params)["theta"]]
     golden(to_text(graph) + "\n" + to_text(new) + f"\n{theta.round(4).tolist()}\n")
+
+
+def test_biases_take_the_mean_error_of_their_channel() -> None:
+    """The second layer hears spikes late: its bias makes up for it, and the outputs come nearer."""
+    graph = lowered(lenet())
+    made, without = refined(graph), refined(graph, rounds=0)
+    name = roles(graph["dense1"], graph.params)["bias"]
+    assert np.abs(made.params[name] - graph.params[name]).max() > 1e-4
+    np.testing.assert_array_equal(without.params[name], graph.params[name])
+
+
+def test_a_bias_that_reaches_more_than_the_neurons_stays() -> None:
+    """The convolution before a sum that is read twice must not shift what the other reader gets."""
+    rng = np.random.default_rng(4)
+    b = Builder({"image": (2, 6, 6)})
+    b("conv1", "conv", "image", weight=rng.normal(size=(4, 2, 3, 3)) / 4, bias=rng.normal(size=4) / 4)
+    b("relu1", "relu", "conv1")
+    b("conv2", "conv", "relu1", weight=rng.normal(size=(4, 4, 1, 1)) / 2, bias=rng.normal(size=4) / 4)
+    b("relu2", "relu", "conv2")
+    b("sum", "add", "conv2", "relu1")
+    b("relu3", "relu", "sum")
+    b("both", "concat", "relu2", "relu3", axis=0)
+    b("flat", "reshape", "both", shape=(128,))
+    graph = lowered(b.graph(b("dense1", "dense", "flat", weight=rng.normal(size=(3, 128)) / 8)))
+    made = refined(graph)
+    shared = roles(graph["conv2"], graph.params)["bias"]
+    np.testing.assert_array_equal(made.params[shared], graph.params[shared])

@@ -13,8 +13,9 @@ from snnc.data import Data
 from snnc.errors import GraphError, PipelineError
 from snnc.ir import Array, Graph, Stage, to_text, verify
 from snnc.passes import PASSES, BiasPerStep, FoldBatchNorm, PoolNeurons, ThresholdLayerNorm
-from snnc.passes.threshold_layernorm import HINTS, upper_bounds
+from snnc.passes.threshold_layernorm import upper_bounds
 from snnc.pipeline import Context
+from snnc.sim.lowering import HINTS
 from snnc.sim.reference import run
 from tests.conftest import Golden
 from tests.graphs import Builder, data_for, lenet, mlp, residual, statistics
@@ -412,3 +413,142 @@ def test_weights_that_two_layers_share_are_told_apart() -> None:
     assert len({n.inputs[1] for n in new.nodes if n.op == "dense"}) == 2
     x = data_for(graph).train.x()
     np.testing.assert_allclose(only(new, x), only(graph, x), atol=0.2)
+
+
+# --- one threshold for each channel
+
+
+def depthwise(seed: int = 0) -> Graph:
+    """conv, relu, depthwise conv, relu, pool, dense; channels of very unequal size."""
+    rng = np.random.default_rng(seed)
+    b = Builder({"image": (2, 6, 6)})
+    size = np.array([1, 0.05, 4]).reshape(3, 1, 1, 1)
+    b("relu1", "relu", b("conv1", "conv", "image", weight=size * rng.normal(size=(3, 2, 3, 3)), bias=[0.1, 0.01, 0]))
+    weight = rng.normal(size=(3, 1, 3, 3)) / 3
+    b("relu2", "relu", b("conv2", "conv", "relu1", weight=weight, group=3, pads=(1, 1, 1, 1), bias=[0.2, 0.1, 0.1]))
+    b("flat", "reshape", b("pool1", "avgpool", "relu2"), shape=(12,))
+    return b.graph(b("dense1", "dense", "flat", weight=rng.normal(size=(4, 12)), bias=[0.1, 0, 0.2, 0]))
+
+
+def joined(seed: int = 0) -> Graph:
+    """Two layers that a concatenation brings together, one of them again at the end."""
+    rng = np.random.default_rng(seed)
+    b = Builder({"image": (2, 4, 4)})
+    b("relu1", "relu", b("conv1", "conv", "image", weight=rng.normal(size=(3, 2, 1, 1)), bias=[0.1, -0.2, 0.3]))
+    b("relu2", "relu", b("conv2", "conv", "relu1", weight=rng.normal(size=(2, 3, 3, 3)), pads=(1, 1, 1, 1)))
+    b("both", "concat", "relu1", "relu2")
+    b("relu3", "relu", b("conv3", "conv", "both", weight=rng.normal(size=(4, 5, 1, 1))))
+    b("all", "concat", "relu3", "relu1")
+    b("flat", "reshape", "all", shape=(112,))
+    return b.graph(b("dense1", "dense", "flat", weight=rng.normal(size=(4, 112)) / 10))
+
+
+@pytest.mark.parametrize("percentile", [0.1, 37.5, 90, 99.9, 100])
+@pytest.mark.parametrize("count", [3, 64, 150])
+def test_the_percentile_of_every_channel_is_its_own_nearest_rank(percentile: float, count: int) -> None:
+    graph = depthwise()
+    data = data_for(graph, count)
+    made = upper_bounds(graph, data.train, percentile, Context(), {"relu1"})
+    assert (made["relu1"].shape, made["relu2"].shape) == ((3,), ())
+    arrays = values(graph, data.train.x())
+    for channel in range(3):
+        array = arrays["relu1"][:, channel].astype(np.float32)
+        rank = np.percentile(array, percentile, method="inverted_cdf")
+        assert made["relu1"][channel] == pytest.approx(rank if rank > 0 else array.max(), rel=1e-5)
+
+
+def test_thresholds_and_starts_of_every_channel() -> None:
+    graph = mlp()
+    new, _ = lowered(graph, steps=8, per="channel", percentile=95.0, start=0.25)
+    wanted = upper_bounds(graph, data_for(graph).train, 95.0, Context(), {"relu1"})["relu1"] / np.float32(8)
+    np.testing.assert_array_equal(new.params["relu1.theta"], wanted)
+    np.testing.assert_allclose(new.params["relu1.u0"], 0.25 * wanted, rtol=1e-6)
+    assert len(set(wanted)) == 8
+    np.testing.assert_allclose(new.params["dense2.weight"], graph.params["dense2.weight"] * wanted, rtol=1e-6)
+    assert not any(node.op == "scale" for node in new.nodes)
+
+
+@pytest.mark.parametrize("model", [mlp, lenet, residual, depthwise, joined])
+def test_channels_of_their_own_approach_the_analog_network_too(model: Callable[[], Graph]) -> None:
+    graph = PoolNeurons().run(FoldBatchNorm().run(model(), Context()), Context())
+    x = data_for(graph).train.x()
+    expected = only(graph, x)
+    errors = []
+    for steps in (8, 64, 512):
+        made = only(even(lowered(graph, steps=steps, percentile=100.0, per="channel")[0]), x)
+        errors.append(float(np.sqrt(np.mean((made - expected) ** 2)) / expected.std()))
+    assert errors[1] < errors[0] / 3
+    assert errors[2] < errors[1] / 3
+    assert errors[2] < 0.01
+
+
+def test_small_channels_use_all_steps() -> None:
+    """A channel of a twentieth of the others' size rounds to nothing under their threshold."""
+    graph = depthwise()
+    x = data_for(graph).train.x()
+    errors = []
+    for per in ("layer", "channel"):
+        new, _ = lowered(graph, steps=8, per=per)
+        count, wanted = values(even(new), x)["relu1"].sum(0)[:, 1], values(graph, x)["relu1"][:, 1]
+        theta = np.broadcast_to(new.params["relu1.theta"], 3)[1]
+        errors.append(float(np.linalg.norm(count * theta - wanted) / np.linalg.norm(wanted)))
+    assert errors[1] < 0.2
+    assert errors[0] > 5 * errors[1]
+
+
+def test_weights_take_in_what_channels_are_worth_and_sums_do_not() -> None:
+    """Depthwise and behind concatenations every factor finds a weight; a sum of two branches keeps two scales."""
+    assert not any(n.op == "scale" for n in lowered(depthwise(), per="channel")[0].nodes)
+    assert not any(n.op == "scale" for n in lowered(joined(), per="channel")[0].nodes)
+    new, _ = lowered(residual(), per="channel")
+    assert {n.name for n in new.nodes if n.op == "scale"} == {"relu1.worth", "relu2.worth"}
+    assert new["conv2"].inputs[0] == "relu1"
+    theta = new.params["relu1.theta"]
+    np.testing.assert_array_equal(new.params["relu1.worth.factor"], theta)
+    wanted = residual().params["conv2.weight"] * theta.reshape(1, 3, 1, 1)
+    np.testing.assert_allclose(new.params["conv2.weight"], wanted, rtol=1e-6)
+
+
+def test_dead_and_sparse_channels_are_noted() -> None:
+    b = Builder({"x": (4,)})
+    graph = b.graph(b("relu1", "relu", "x"))
+    x = np.full((40, 4), -1, np.float32)
+    x[:, 0], x[:, 1], x[7, 2] = 8, 2, 5
+    new, notes = lowered(graph, data_for(graph, x=x), percentile=90.0, steps=10, per="channel")
+    np.testing.assert_allclose(new.params["relu1.theta"], [0.8, 0.2, 0.5, 0.8])
+    at = "relu1 (relu): the 90.0 percentile of 1 channel(s) is 0, threshold set from"
+    assert notes == [f"{at} the maximum", f"{at} the largest of the others"]
+    _, notes = lowered(graph, data_for(graph, x=-np.abs(x)), percentile=90.0, per="channel")
+    assert notes == ["relu1 (relu): the 90.0 percentile of 4 channel(s) is 0, threshold set from 1"]
+
+
+def pool_of(*between: tuple[str, dict[str, Any]]) -> Graph:
+    """Neurons, wiring, a max pool of spikes, and a layer behind it."""
+    rng = np.random.default_rng(4)
+    b = Builder({"image": (2, 4, 4)})
+    at = b("relu1", "relu", b("conv1", "conv", "image", weight=rng.normal(size=(4, 2, 1, 1)), bias=rng.normal(size=4)))
+    for i, (op, attrs) in enumerate(between):
+        at = b(f"wire{i}", op, at, **attrs)
+    at = b("pool1", "maxpool", at)
+    shape = b.graph(at).type("pool1").shape
+    features = int(np.prod(shape))
+    b("flat", "reshape", at, shape=(features,))
+    return b.graph(b("dense1", "dense", "flat", weight=rng.normal(size=(3, features))))
+
+
+def test_a_max_pool_within_channels_keeps_their_worths() -> None:
+    graph = pool_of()
+    new, notes = lowered(graph, steps=256, percentile=100.0, per="channel")
+    assert new.params["relu1.theta"].shape == (4,)
+    assert not any(text.startswith("one threshold") for text in notes)
+    x = data_for(graph).train.x()
+    np.testing.assert_allclose(only(even(new), x), only(graph, x), atol=0.1)
+
+
+def test_a_max_pool_across_channels_needs_one_threshold() -> None:
+    graph = pool_of(("transpose", {"perm": (1, 0, 2)}))
+    new, notes = lowered(graph, steps=256, percentile=100.0, per="channel")
+    assert new.params["relu1.theta"].shape == ()
+    assert "one threshold for all channels, which a max pool compares: relu1" in notes
+    x = data_for(graph).train.x()
+    np.testing.assert_allclose(only(even(new), x), only(graph, x), atol=0.1)

@@ -11,7 +11,18 @@ from snnc.report import Ledger, Row, change, percent, worst
 ROWS = [
     Row("fold-batchnorm", 0.9, "validation", "analog", 7, {"relu1": 0.0}, ("kept bn2 as a scale",), True, 1.23456),
     Row("replace-max-pool", 0.9, "validation", "analog", 7, {}, (), False, 0.0),
-    Row("ltl{epochs=2}", 0.95, "validation", "constrained", 9, {"a": 0.125, "b": 0.25}, (), True, 61.0),
+    Row(
+        "ltl{epochs=2}",
+        0.95,
+        "validation",
+        "constrained",
+        9,
+        {"a": 0.125, "b": 0.25},
+        (),
+        True,
+        61.0,
+        {"b": {"weight bits": 0.75, "inherited": 0.29999, "bias": -0.05, "leak": 1e-5}},
+    ),
     Row("test", 0.5, "test"),
     Row("teacher", None),
 ]
@@ -19,11 +30,11 @@ ROWS = [
 
 def test_text() -> None:
     assert str(Ledger(ROWS)) == (
-        "step            accuracy  change  seconds  largest layer error\n"
+        "step            accuracy  change  seconds  largest layer error, main cause\n"
         "-- on the validation samples\n"
         "fold-batchnorm   90.00 %              1.2  relu1 0.0 %\n"
         "    kept bn2 as a scale\n"
-        "ltl{epochs=2}    95.00 %   +5.00     61.0  b 25.0 %\n"
+        "ltl{epochs=2}    95.00 %   +5.00     61.0  b 25.0 % weight bits\n"
         "-- on the test samples\n"
         "test             50.00 %              0.0\n"
         "teacher                               0.0\n"
@@ -36,6 +47,10 @@ def test_json_is_plain_and_without_times_repeatable() -> None:
     assert json.loads(json.dumps(made)) == made
     assert made[0]["seconds"] == 1.235
     assert made[2]["error"] == {"a": 0.125, "b": 0.25}
+    assert made[2]["causes"] == {"b": {"weight bits": 0.75, "inherited": 0.3, "bias": -0.05}}
+    assert made[2]["worst"] == {"layer": "b", "error": 0.25, "cause": "weight bits"}
+    assert (made[0]["causes"], made[0]["worst"]) == ({}, {"layer": "relu1", "error": 0.0, "cause": None})
+    assert made[3]["worst"] is None
     assert made[4]["accuracy"] is None
     assert all("seconds" not in row for row in Ledger(ROWS).to_json(timed=False))
 
@@ -57,3 +72,4 @@ def test_words() -> None:
     assert percent(0.97312) == "97.31 %"
     assert percent(None) == ""
     assert worst(Row("x", error={})) == ""
+    assert worst(Row("x", error={"a": 0.5, "b": 0.264}, causes={"b": {"bias": 1.0}})) == "a 50.0 %"

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from snnc.ir import Array, Graph
-from snnc.sim.neurons import boxcar, membrane, spike
+from snnc.sim.neurons import SURROGATES, Surrogate, boxcar, membrane, spike
+from snnc.sim.window import fire
 from tests.graphs import Builder
 from tests.sim.executors import EXECUTORS, Trace
 
@@ -123,3 +124,43 @@ def test_boxcar_is_the_surrogate_of_the_spike(theta: float, width: float) -> Non
     grid = torch.linspace(theta - 2 * p, theta + 2 * p, 100001)
     area = torch.trapezoid(boxcar(grid, torch.tensor(theta), width), grid)
     assert float(area) == pytest.approx(1, abs=1e-3)
+
+
+@pytest.mark.parametrize("width", [0.5, 1.0, 2.0])
+@pytest.mark.parametrize(
+    ("surrogate", "shares"),
+    [
+        ("boxcar", [0, 0, 0, 1, 1, 1, 0, 0, 0]),
+        ("triangle", [0, 0.25, 0.5, 0.75, 1, 0.75, 0.5, 0.25, 0]),
+        ("sigmoid", [4 / (np.exp(x / 2) + np.exp(-x / 2)) ** 2 for x in np.linspace(-4, 4, 9)]),
+    ],
+)
+def test_surrogates_by_their_closed_forms(surrogate: Surrogate, shares: list[float], width: float) -> None:
+    """SLTT eq. 5 and 6, OTTT's sigmoid: height 1/p at the threshold, area 1, p = width * theta."""
+    theta = 3.0
+    p = width * theta
+    u = (theta + p * torch.linspace(-1, 1, 9)).requires_grad_()
+    spike(u, torch.tensor(theta), width, surrogate).sum().backward()  # type: ignore[no-untyped-call]
+    assert u.grad is not None
+    np.testing.assert_allclose(u.grad, np.array(shares) / p, atol=1e-6)
+    grid = torch.linspace(theta - 5 * p, theta + 5 * p, 100001)
+    area = torch.trapezoid(SURROGATES[surrogate](grid, torch.tensor(theta), width), grid)
+    assert float(area) == pytest.approx(1, abs=1e-3)
+
+
+@pytest.mark.parametrize("surrogate", ["boxcar", "triangle", "sigmoid"])
+@pytest.mark.parametrize("reset", ["subtract", "subtract-decayed", "zero"])
+@pytest.mark.parametrize("still", [True, False])
+def test_the_window_goes_back_as_autograd_does(surrogate: Surrogate, reset: str, still: bool) -> None:
+    rng = torch.Generator().manual_seed(3)
+    current = torch.rand(1 if still else 6, 20, 4, generator=rng)
+    wanted = torch.randn(6, 20, 4, generator=rng)
+    found = []
+    for traced in (False, True):
+        alpha, theta, u0 = torch.tensor(0.8), torch.tensor(0.7), torch.tensor(0.1, requires_grad=traced)
+        given = current.clone().requires_grad_()
+        (fire(given, alpha, theta, u0, 6, reset, 1.5, surrogate) * wanted).sum().backward()  # type: ignore[no-untyped-call]
+        assert given.grad is not None
+        found.append(given.grad)
+    assert float(found[0].abs().sum()) > 0
+    torch.testing.assert_close(found[0], found[1], rtol=1e-5, atol=1e-6)

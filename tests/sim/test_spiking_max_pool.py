@@ -92,7 +92,7 @@ def test_the_gradient_goes_to_the_position_that_wins() -> None:
     graph = b.graph(b("count", "decode", b("pool1", "maxpool", "lif1", kernel=(1, 3))))
     spikes = torch.tensor([[1, 0, 0], [0, 1, 0], [0, 1, 0]], dtype=torch.float32).reshape(3, 1, 1, 1, 3)
     spikes.requires_grad_()
-    made = _evaluate(graph["pool1"], [spikes], {}, 1, 3, 1.0)
+    made = _evaluate(graph["pool1"], [spikes], {}, 1, 3)
     assert made.reshape(-1).tolist() == [1, 0, 1]
     (of_total,) = torch.autograd.grad(made.sum(), spikes, retain_graph=True)
     assert of_total.reshape(3, 3).tolist() == [[0, 1, 0]] * 3

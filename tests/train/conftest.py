@@ -47,6 +47,11 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def data() -> Data:
     """300 samples, labelled by the teacher."""
+    return labelled()
+
+
+def labelled() -> Data:
+    """What `data` gives."""
     x = np.random.default_rng(6).random((300, 8), np.float32)
     scores = run(teacher(), {"x": x})["y"]
     labels = scores.argmax(axis=1).astype(np.int64)

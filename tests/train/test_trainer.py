@@ -19,7 +19,9 @@ from snnc.pipeline import Context, Pipeline
 from snnc.sim.reference import run
 from snnc.sim.torch import tensors
 from snnc.train import Trainer
-from snnc.train.trainer import Schedule, _Seen, loop, project, weights_of
+from snnc.train.loop import _Seen, loop
+from snnc.train.trainer import Learner, Rule, from_loss, project
+from snnc.train.units import weights_of
 from tests.graphs import data_for, mlp
 
 Lower = Callable[..., Graph]
@@ -34,6 +36,23 @@ class Given(Trainer):
 
     def fit(self, graph: Graph, ctx: Context) -> Mapping[str, Array]:
         return FITTED
+
+
+@dataclass(frozen=True)
+class Ruled(Rule):
+    """A rule whose gradients a test makes."""
+
+    name = "ruled"
+
+    def fit(self, graph: Graph, ctx: Context) -> Mapping[str, Array]:
+        raise AssertionError("a test calls the loop itself")
+
+
+Loss = Callable[[Mapping[str, torch.Tensor], torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+def learner(loss: Loss) -> Learner:
+    return from_loss(lambda batch: loss(batch.params, batch.x, batch.labels))
 
 
 FITTED: dict[str, Array] = {}
@@ -114,11 +133,9 @@ def test_forward_sees_the_projection_and_backward_goes_straight_through(levels: 
     own = None if levels is None else np.array(levels, np.float32)
     constraint = Constraint(4, np.full((4, 1), 0.25, np.float32), mask, levels=own)
     param = torch.tensor(rng.normal(size=(4, 6)).astype(np.float32), requires_grad=True)
-    seen = _Seen(constraint, "cpu")(param)
-    np.testing.assert_allclose(seen.detach().numpy(), constraint.project(param.detach().numpy()), atol=1e-6)
-    seen.sum().backward()  # type: ignore[no-untyped-call]
-    assert param.grad is not None
-    np.testing.assert_array_equal(param.grad.numpy(), mask.astype(np.float32))
+    seen = _Seen(constraint, "cpu")
+    np.testing.assert_allclose(seen(param.detach()).numpy(), constraint.project(param.detach().numpy()), atol=1e-6)
+    np.testing.assert_array_equal(seen.back(torch.ones(4, 6)).numpy(), mask.astype(np.float32))
 
 
 def test_units_of_the_learning_rate(lowered: Lower) -> None:
@@ -162,7 +179,7 @@ def test_one_step_moves_every_param_by_one_rate_in_its_unit(lowered: Lower, data
         seen.append({name: value.detach().clone() for name, value in params.items()})
         return sum((params[name].sum() for name in weights_of(graph)), torch.zeros(()))
 
-    loop("rule", graph, ctx, Schedule(2, 8, 0.01), loss)
+    loop(Ruled(2, 8, 0.01), graph, ctx, learner(loss))
     for name, unit in weights_of(graph).items():
         moved = seen[0][name] - seen[1][name]
         np.testing.assert_allclose(moved.numpy(), 0.01 * unit, rtol=1e-3)
@@ -180,7 +197,7 @@ def test_the_start_is_kept_when_nothing_validates_better(lowered: Lower, data: D
     def harm(params: Mapping[str, torch.Tensor], x: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         return params["fc3.weight"].square().sum() + params["b3"].sum()
 
-    kept = loop("rule", graph, ctx, Schedule(2, 50, 30.0), harm)
+    kept = loop(Ruled(2, 50, 30.0), graph, ctx, learner(harm))
     assert {n: a.tobytes() for n, a in kept.items()} == {n: graph.params[n].tobytes() for n in kept}
     assert ctx.notes[0].startswith("kept epoch 0 of 2")
 
@@ -196,7 +213,7 @@ def test_the_best_epoch_is_kept_not_the_last(lowered: Lower, data: Data) -> None
         calls.append(1)
         return params["b3"][2] * (-1 if len(calls) == 1 else 1e4)
 
-    kept = loop("rule", graph, ctx, Schedule(4, 10, 50.0), seesaw)
+    kept = loop(Ruled(4, 10, 50.0), graph, ctx, learner(seesaw))
     assert kept["b3"][2] > graph.params["b3"][2] + 1
     assert re.fullmatch(r"kept epoch [12] of 4, best on validation: 100\.00%", ctx.notes[0])
 
@@ -209,7 +226,7 @@ def test_epochs_see_every_training_sample_once_in_another_order(lowered: Lower, 
         seen.append(x.numpy())
         return params["b3"].sum() * 0
 
-    loop("rule", graph, Context(data, graph.teacher), Schedule(2, 64, 0.1), watch)
+    loop(Ruled(2, 64, 0.1), graph, Context(data, graph.teacher), learner(watch))
     assert [len(batch) for batch in seen] == [64, 64, 64, 8] * 2
     epochs = [np.concatenate(seen[:4]), np.concatenate(seen[4:])]
     assert not np.array_equal(epochs[0], epochs[1])
@@ -218,6 +235,6 @@ def test_epochs_see_every_training_sample_once_in_another_order(lowered: Lower, 
 
 
 def test_training_needs_data(lowered: Lower) -> None:
-    with pytest.raises(PipelineError, match="'rule' needs data"):
-        loop("rule", lowered(), Context(), Schedule(1, 8, 0.1), lambda *_: torch.zeros(()))
+    with pytest.raises(PipelineError, match="'ruled' needs data"):
+        loop(Ruled(1, 8, 0.1), lowered(), Context(), learner(lambda *_: torch.zeros(())))
     assert set(tensors(lowered())) == set(lowered().params)

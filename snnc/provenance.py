@@ -1,0 +1,48 @@
+"""Where an artifact comes from: model, data, scaling, recipe, seed, versions; no times, places or names of machines."""
+
+from __future__ import annotations
+
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from . import importer
+from .data import Data, Scaling
+from .ir import Graph
+from .pipeline import Pipeline
+from .target import Artifact
+
+
+def provenance(
+    model: str | Path | Graph, reading: importer.Options, data: Data, recipe: Pipeline, seed: int
+) -> dict[str, Any]:
+    """The facts that go into an artifact's manifest."""
+    return {
+        "model": importer.model_digest(model, reading) if not isinstance(model, Graph) else None,
+        "data": data.digest,
+        "scaling": _scaling(data.test.scaling),
+        "pipeline": str(recipe),
+        "seed": seed,
+        "versions": {name: metadata.version(name) for name in ("numpy", "onnx", "onnxruntime", "torch")},
+        "snnc": version(),
+    }
+
+
+def scaling_of(artifact: Artifact) -> Scaling:
+    """The input scaling that an artifact was compiled with."""
+    found = artifact.bundle.facts.get("scaling")
+    if found is None:
+        return Scaling()
+    return Scaling(float(found["scale"]), tuple(map(float, found["mean"])), tuple(map(float, found["std"])))
+
+
+def _scaling(scaling: Scaling) -> dict[str, Any]:
+    return {"scale": scaling.scale, "mean": list(scaling.mean), "std": list(scaling.std)}
+
+
+def version() -> str:
+    """This package's own."""
+    try:
+        return metadata.version("snnc")
+    except metadata.PackageNotFoundError:
+        return "uninstalled"

@@ -1,0 +1,122 @@
+r"""One time step at a time with gradients: what rules learn with that keep nothing from step to step.
+
+`snnc.sim.stepper` advances the network. Before every step all state is cut off from what made it (potentials, the last
+spikes, counts, what was read out, what pools counted), so that a gradient sees the present step alone:
+
+    U[t] = membrane(sg(U[t-1]), sg(S[t-1]), I[t])     C[t] = sg(C[t-1]) + S[t]     read[t] = sg(read[t-1]) + V[t]
+
+with sg(.) what carries no gradient (LTL eq. 10; SLTT eq. 9, with U and the reset cut at one point). Go back from a
+loss before the next step is made: what was kept for the way back is released then, and memory does not grow with T.
+
+What is the same at every step (the first layer's current under direct encoding) is computed once. Its gradients are
+collected over the steps and go back once, in `finish`.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from snnc.ir import Graph
+
+from .neurons import spike
+from .stepper import Fire, Stepper
+from .torch import Tensors, delay
+
+
+def boxed(width: float = 1.0) -> Fire:
+    """Neurons that fire with the boxcar as their derivative (LTL eq. 8), `width` relative to theta."""
+    return lambda u, theta: spike(u, theta, width)
+
+
+class Stepwise:
+    """The differentiable running state of one network on one batch.
+
+        run = Stepwise(graph, params, x)
+        for _ in range(graph.steps):
+            values = run.step()
+            loss(values).backward()
+        run.finish()
+
+    Attributes:
+        state: the stepper: `values`, `count` and `potential` of the present step, `t`, all differentiable in the
+            present step.
+    """
+
+    def __init__(
+        self, graph: Graph, params: Tensors, x: Tensors, *, fire: Fire | None = None, detach: bool = False
+    ) -> None:
+        """Go to t = 0.
+
+        Args:
+            params: by param name; may require gradients. Those of the start potential get none.
+            x: inputs [N, ...], or streams of events [N, T, ...], by input name.
+            fire: spikes from U and theta, with a surrogate as derivative; `boxed()` by default.
+            detach: layers learn alone: what a layer of neurons hands on carries no gradient (LTL, section 2.2), its
+                count does.
+        """
+        self.graph = graph
+        self.state = Stepper(graph, params, x, fire=boxed() if fire is None else fire, detach=detach)
+        self._once: list[tuple[Tensor, Tensor]] = []
+        for held in (self.state.values, self.state.trains):
+            for name, value in held.items():
+                if value.requires_grad and (held is self.state.trains or name in self.state.still):
+                    leaf = value.detach().requires_grad_()
+                    self._once.append((value, leaf))
+                    held[name] = leaf
+
+    def step(self, learn: bool = True) -> Tensors:
+        """Advance every layer by one time step.
+
+        Args:
+            learn: whether gradients will be asked for; without, nothing is kept for them.
+
+        Returns:
+            The values at this step [N, ...] by node name: currents and spikes; what was decoded so far.
+        """
+        self._forget()
+        with torch.set_grad_enabled(learn and torch.is_grad_enabled()):
+            self.state.step()
+        return self.state.values
+
+    def _forget(self) -> None:
+        """Cut all state off from what made it."""
+        state = self.state
+        for held in (state.potential, state.count, state.arrived, state.most, state.read):
+            held.update({name: value.detach() for name, value in held.items()})
+        for name in state.potential:
+            state.values[name] = state.values[name].detach()
+
+    def present(self) -> dict[str, Tensor]:
+        """By `decode` node: what it would decode if all steps were as the present one; the mean over the steps decodes.
+
+        T times the present value, [N, ...]; of a delayed read-out the steps that count.
+        """
+        return {
+            node.name: self.state.values[self.graph.values(node)[0]] * self.graph.steps
+            for node in self.graph.nodes
+            if node.op == "decode"
+        }
+
+    def running(self) -> dict[str, Tensor]:
+        """By `decode` node: what it would decode if the steps to come were as those so far: sum * T / t, [N, ...].
+
+        Of a delayed read-out, from the first step that counts.
+        """
+        steps, found = self.graph.steps, {}
+        for node in self.graph.nodes:
+            if node.op == "decode":
+                counted = self.state.t - delay(node, steps)[0]
+                found[node.name] = self.state.read[node.name] * (steps / max(counted, 1))
+        return found
+
+    def head(self, decoded: Tensors) -> dict[str, Tensor]:
+        """All that stands behind the read-outs, by node name, those included, for values that these might decode."""
+        return self.state.head(decoded)
+
+    def finish(self) -> None:
+        """Hand the gradients that arrived at values computed once on to the params; call it once, at the end."""
+        found = [(value, leaf.grad) for value, leaf in self._once if leaf.grad is not None]
+        if found:
+            torch.autograd.backward([value for value, _ in found], [grad for _, grad in found])
+        self._once.clear()

@@ -1,0 +1,60 @@
+"""What rules share that take one loss at the output back through all layers, with a surrogate for dS/dU."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from snnc.ir import Array, Graph
+from snnc.pipeline import Context
+from snnc.sim.neurons import Surrogate, spike
+
+from .local import random_weights
+from .loop import loop
+from .readout import check_classes, readout
+from .trainer import Learner, Rule
+
+
+@dataclass(frozen=True)
+class EndToEnd(Rule):
+    """A rule that learns from the labels alone.
+
+    Attributes:
+        width: the surrogate's p relative to theta.
+        surrogate: what stands for dS/dU, see `snnc.sim.neurons`.
+        start: from the weights as they are, or from random ones.
+    """
+
+    width: float = 1.0
+    surrogate: Surrogate = "triangle"
+    start: Literal["converted", "random"] = "converted"
+
+    def fine(self) -> dict[str, bool]:
+        """Whether the options that all such rules have can be worked with, by name; for `check`."""
+        return {"width": 0 < self.width < math.inf}
+
+    def fit(self, graph: Graph, ctx: Context) -> Mapping[str, Array]:
+        check_classes(self.name, graph, readout(graph))
+        learner = self.learner(graph, ctx)
+        if self.start == "random":
+            graph = graph.edit(params=random_weights(graph, ctx.rng(self.name)))
+        return loop(self, graph, ctx, learner)
+
+    @abstractmethod
+    def learner(self, graph: Graph, ctx: Context) -> Learner:
+        """What makes the gradients of one batch."""
+
+    def fire(self, u: Tensor, theta: Tensor) -> Tensor:
+        """Spikes from U and theta, with the surrogate as derivative."""
+        return spike(u, theta, self.width, self.surrogate)
+
+
+def cross_entropy(scores: Tensor, labels: Tensor) -> Tensor:
+    """Of scores [N, classes], or axes of length 1 among them, with labels [N]: a mean over the batch, []."""
+    return F.cross_entropy(scores.flatten(1), labels)

@@ -1,0 +1,303 @@
+"""The one loop that all learning rules run in: epochs, shuffling, optimizer, constraints, and the choice of the best.
+
+Order and chance follow from seed, rule, epoch and position alone. A param that learns is kept at full precision; the
+network sees its projection, and the gradient of what it sees goes straight through (where a connection exists).
+A training that was interrupted goes on from its checkpoint (`snnc.train.checkpoint`); several processes can share one
+(`snnc.train.parallel`).
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from snnc.data import Split
+from snnc.errors import CheckpointError
+from snnc.ir import Array, Constraint, Graph
+from snnc.pipeline import Context, single
+from snnc.sim import torch as executor
+from snnc.sim.judge import accuracy
+
+from . import parallel
+from .checkpoint import Checkpoints, digest, graph_parts
+from .state import Position, State
+from .trainer import Batch, Learner, Rule, project
+from .units import weights_of
+
+MOMENTUM = 0.9
+
+
+def loop(
+    rule: Rule,
+    graph: Graph,
+    ctx: Context,
+    learn: Learner,
+    units: Mapping[str, float] | None = None,
+    judge: Callable[[Graph], float] | None = None,
+) -> dict[str, Array]:
+    """Train, judge every epoch on the validation samples, and give back the best epoch's params.
+
+    The start counts as an epoch: training never gives back something that validated worse.
+
+    Args:
+        units: the params that learn, and the unit of each one's learning rate; those of `weights_of` by default.
+        judge: what the best epoch is chosen by, an accuracy on the validation samples; `validated` by default.
+    """
+    split = ctx.training(rule.name)
+    training = Training(rule, graph, ctx, weights_of(graph) if units is None else units, judge)
+    parallel.agree(digest(graph_parts(graph)), f"the graph that '{rule.name}' starts from")
+    slot = ctx.checkpoints.training(rule, graph, ctx) if isinstance(ctx.checkpoints, Checkpoints) else None
+    found = None if slot is None else slot.newest(training.layout(), training.check, ctx)
+    if found is None:
+        training.best = training.judge()
+    else:
+        training.restore(found)
+
+    def save(ended: bool) -> None:
+        if slot is not None and (ended or slot.due):
+            slot.save(training.state())
+
+    while training.goes_on():
+        training.epoch(split, learn, save)
+    ctx.note(f"kept epoch {training.best_epoch} of {training.epochs}, best on validation: {training.best:.2%}")
+    return training.kept
+
+
+class Training:
+    """A training under way.
+
+    Attributes:
+        real: the params that learn, at full precision.
+        epochs, at, done: epochs that are done, samples of the next one that are, updates that are.
+        best, best_epoch: the best judgement so far (0 before the first), and after how many epochs it was.
+        kept: the params of the best epoch, constraints obeyed.
+    """
+
+    def __init__(
+        self,
+        rule: Rule,
+        graph: Graph,
+        ctx: Context,
+        units: Mapping[str, float],
+        judge: Callable[[Graph], float] | None = None,
+    ) -> None:
+        self.rule, self.graph, self.ctx = rule, graph, ctx
+        self.measure = judge or (lambda made: validated(made, ctx))
+        self.fixed = executor.tensors(graph, ctx.device)
+        self.real = {name: self.fixed[name].clone().requires_grad_() for name in units}
+        self.seen = {name: _Seen(graph.constraints.get(name), ctx.device) for name in units}
+        self.units = dict(units)
+        self.optimizer = optimizer(rule, self.real, self.units)
+        self.samples, self.first_note = len(ctx.training(rule.name)), len(ctx.notes)
+        self.updates = rule.epochs * -(-self.samples // rule.batch)
+        self.schedule = schedule(rule, self.optimizer, self.updates)
+        self.done = self.at = self.epochs = self.best_epoch = 0
+        self.stopped = False
+        self.best = 0.0
+        self.kept = {name: graph.params[name] for name in units}
+
+    def goes_on(self) -> bool:
+        """Whether another epoch follows."""
+        waited = self.epochs - self.best_epoch
+        return not self.stopped and self.epochs < self.rule.epochs and not 0 < self.rule.patience <= waited
+
+    def epoch(self, split: Split, learn: Learner, save: Callable[[bool], None] = lambda ended: None) -> None:
+        """What is left of a pass over the training samples, and its judgement.
+
+        Args:
+            save: called after every update, and at the end of the epoch with True.
+        """
+        number, size = self.epochs + 1, self.rule.batch
+        order = self.rng(number).permutation(len(split))
+        for at in range(self.at, len(split), size):
+            self.update(split, order[at : at + size], self.rng(number, at), learn)
+            self.at = min(at + size, len(split))
+            text = f"{self.rule.name} epoch {number}/{self.rule.epochs}, validation {self.best:.1%}"
+            self.ctx.progress(text, self.done, self.updates)
+            save(False)
+        self._end(number)
+        save(True)
+
+    def _end(self, number: int) -> None:
+        """Judge the epoch that has ended."""
+        self.epochs, self.at = number, 0
+        if not all(bool(param.isfinite().all()) for param in self.real.values()):
+            self.ctx.note(f"diverged in epoch {number}: try a lower rate than {self.rule.rate}")
+            self.stopped = True
+        elif (share := self.judge()) >= self.best:
+            self.best, self.best_epoch = share, number
+            self.kept = self.params()
+
+    def update(self, split: Split, index: Array, rng: np.random.Generator, learn: Learner) -> None:
+        """One step of the optimizer on a batch, the samples `index`; of which this process takes its share."""
+        leaves = {name: self.seen[name](param.detach()).requires_grad_() for name, param in self.real.items()}
+        mine = parallel.share(index)
+        if len(mine):
+            x = executor.to_tensor(split.x(mine), self.ctx.device)
+            labels = torch.as_tensor(split.labels[mine], device=self.ctx.device)
+            with executor.exact():
+                learn(Batch({**self.fixed, **leaves}, x, labels, rng))
+        for name, param in self.real.items():
+            gradient = leaves[name].grad
+            param.grad = torch.zeros_like(param) if gradient is None else self.seen[name].back(gradient)
+        parallel.add_up([param.grad for param in self.real.values() if param.grad is not None], len(mine) / len(index))
+        if self.rule.clip:
+            norm = torch.stack([(p.grad * self.units[n]).norm() for n, p in self.real.items() if p.grad is not None])
+            share = (self.rule.clip / (norm.norm() + 1e-12)).clamp(max=1.0)
+            for param in self.real.values():
+                assert param.grad is not None
+                param.grad *= share
+        self.optimizer.step()
+        self.schedule.step()
+        self.done += 1
+
+    def rng(self, *place: int) -> np.random.Generator:
+        """Chance at a place: an epoch, or an epoch and the first sample of a batch."""
+        return np.random.default_rng([self.ctx.seed, *place, *self.rule.name.encode()])
+
+    def params(self) -> dict[str, Array]:
+        """What would be given back now."""
+        arrays = {name: np.asarray(param.detach().cpu().numpy()) for name, param in self.real.items()}
+        return {name: project(self.graph.constraints.get(name), array) for name, array in arrays.items()}
+
+    def judge(self) -> float:
+        """Validation accuracy of what would be given back now, measured by the first process."""
+        if self.ctx.data is None:
+            return 0.0
+        made = parallel.on_first(lambda: struct.pack("d", self.measure(self.graph.edit(params=self.params()))))
+        return float(struct.unpack("d", made)[0])
+
+    def state(self) -> State:
+        """All that must be known to go on."""
+        held = self.optimizer.state_dict()
+        arrays = {f"real.{name}": param for name, param in self.real.items()}
+        for i, name in enumerate(self.real):
+            arrays |= {f"optimizer.{name}.{key}": value for key, value in held["state"][i].items()}
+        tensors = {name: value.detach().cpu().numpy() for name, value in arrays.items()}
+        tensors |= {f"kept.{name}": array for name, array in self.kept.items()}
+        rates, notes = [float(g["lr"]) for g in held["param_groups"]], self.ctx.notes[self.first_note :]
+        best, stopped = float(self.best), self.stopped
+        place = Position(self.epochs, self.at, self.done, best, self.best_epoch, stopped, rates, notes)
+        return State(tensors, place)
+
+    def layout(self) -> dict[str, tuple[int, ...]]:
+        """The tensors of a state and their shapes; the optimizer's are those that its first step makes."""
+        twins = {name: torch.zeros_like(p, device="meta", requires_grad=True) for name, p in self.real.items()}
+        for twin in twins.values():
+            twin.grad = torch.zeros_like(twin)
+        twin_optimizer = optimizer(self.rule, twins, self.units)
+        twin_optimizer.step()
+        shapes = {f"{part}.{name}": tuple(p.shape) for part in ("real", "kept") for name, p in self.real.items()}
+        for name, twin in twins.items():
+            shapes |= {f"optimizer.{name}.{key}": tuple(v.shape) for key, v in twin_optimizer.state[twin].items()}
+        return shapes
+
+    def check(self, place: Position) -> None:
+        """Refuse a position that this training cannot be at, or cannot be at after an update.
+
+        Raises:
+            CheckpointError: says so.
+        """
+        size = self.rule.batch
+        updates = place.epochs * -(-self.samples // size) + -(-place.at // size)
+        whole = place.at in range(0, self.samples, size) or place.at == self.samples
+        counted = 0 < updates == place.updates <= self.updates and place.best_epoch <= place.epochs
+        if not (whole and counted and len(place.rates) == len(self.real)):
+            raise CheckpointError("is at a place where this training cannot be")
+
+    def restore(self, state: State) -> None:
+        """Go on from a state that has been checked."""
+        place, tensors = state.position, {name: torch.tensor(array) for name, array in state.tensors.items()}
+        held = self.optimizer.state_dict()
+        for i, (name, param) in enumerate(self.real.items()):
+            with torch.no_grad():
+                param.copy_(tensors[f"real.{name}"])
+            held["state"][i] = _below(tensors, f"optimizer.{name}.")
+            held["param_groups"][i]["lr"] = place.rates[i]
+        self.optimizer.load_state_dict(held)
+        self.schedule.load_state_dict(
+            {"last_epoch": place.updates, "_step_count": place.updates + 1, "_last_lr": list(place.rates)}
+        )
+        self.kept = {name: state.tensors[f"kept.{name}"] for name in self.real}
+        self.epochs, self.at, self.done = place.epochs, place.at, place.updates
+        self.best, self.best_epoch, self.stopped = place.best, place.best_epoch, place.stopped
+        self.ctx.notes[self.first_note :] = [*place.notes, *self.ctx.notes[self.first_note :]]
+
+
+def validated(graph: Graph, ctx: Context) -> float:
+    """Accuracy of the network as it is deployed, on the validation samples."""
+    assert ctx.data is not None, "training needs data"
+    split = ctx.data.validation
+    return accuracy(single(executor.run(graph, {next(iter(graph.inputs)): split.x()}, ctx.device)), split.labels)
+
+
+def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Those whose name is `prefix` and a word, by that word."""
+    return {
+        n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix) and "." not in n[len(prefix) :]
+    }
+
+
+def optimizer(rule: Rule, real: Mapping[str, Tensor], units: Mapping[str, float]) -> torch.optim.Optimizer:
+    """torch's optimizer as if every param were measured in its unit u: p = u * q, dL/dq = u * dL/dp.
+
+    Adam's steps do not depend on the gradient's size: q's step of `rate` is one of rate * u of p. Those of gradient
+    descent do: rate * u**2. A decay that is added to the gradient, decay * q, is decay / u**2 * p; one beside it
+    (adamw) takes the share rate * decay, so decay / u.
+    """
+    power = 2 if rule.optimizer == "sgd" else 1
+    less = 1 if rule.optimizer == "adamw" else 2
+    groups: list[dict[str, Any]] = [
+        {"params": [real[name]], "lr": rule.rate * unit**power, "weight_decay": rule.decay / unit**less}
+        for name, unit in units.items()
+    ]
+    if rule.optimizer == "sgd":
+        return torch.optim.SGD(groups, momentum=MOMENTUM)
+    return torch.optim.AdamW(groups, weight_decay=0.0) if rule.optimizer == "adamw" else torch.optim.Adam(groups)
+
+
+def schedule(rule: Rule, made: torch.optim.Optimizer, updates: int) -> torch.optim.lr_scheduler.LRScheduler:
+    """How the learning rate falls over all updates."""
+    if rule.schedule == "cosine":
+        return torch.optim.lr_scheduler.CosineAnnealingLR(made, updates)
+    third = -(-updates // 3) if rule.schedule == "step" else updates + 1
+    return torch.optim.lr_scheduler.StepLR(made, third)
+
+
+class _Seen:
+    """A param as the network sees it; gradients go straight through, where connections exist."""
+
+    def __init__(self, constraint: Constraint | None, device: str) -> None:
+        self.constraint = constraint
+        mask = None if constraint is None else constraint.mask
+        self.mask = None if mask is None else torch.tensor(mask, device=device)
+        scale = None if constraint is None else constraint.scale
+        self.scale = None if scale is None else torch.tensor(scale, device=device)
+        levels = None if constraint is None else constraint.levels
+        self.levels = None if levels is None else torch.tensor(levels, device=device)
+
+    def __call__(self, param: Tensor) -> Tensor:
+        if self.mask is not None:
+            param = param * self.mask
+        if self.scale is not None:
+            with torch.no_grad():
+                away = self._level(param / self.scale) * self.scale - param
+            param = param + away
+        return param
+
+    def back(self, gradient: Tensor) -> Tensor:
+        """The gradient of the param from that of what the network sees."""
+        return gradient if self.mask is None else gradient * self.mask
+
+    def _level(self, steps: Tensor) -> Tensor:
+        """The level nearest to weights in steps, as `Constraint.project` has it."""
+        assert self.constraint is not None
+        if self.levels is not None:
+            return self.levels[torch.searchsorted((self.levels[1:] + self.levels[:-1]) / 2, steps)]
+        top = self.constraint.top_level
+        return steps.round().clamp(-top, top)

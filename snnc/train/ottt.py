@@ -1,0 +1,177 @@
+r"""Online training through time (OTTT; Xiao et al. 2022, arXiv 2210.04195; gradients summed over the steps, OTTT_A).
+
+    dL/dW_l = sum_t e_l[t] A_l[t]^T          A_l[t] = alpha_l A_l[t-1] + S_{l-1}[t]
+
+e_l[t] is SLTT's error of the present step (SLTT eq. 13). A_l, the trace of what the synapses of layer l were sent,
+decays as the charge does that they left on the membranes: dU_l[t]/dW_l with the reset left out. A bias is the weight
+of an input that is 1 whenever it charges. A read-out is judged step by step and remembers nothing: its trace is the
+spike.
+
+Two runs a step: the network's own gives the errors of all sums that neurons and read-outs are sent; the other leads the
+traces through the same synapses, linear as they are, and hands these errors on to the weights. Memory does not grow
+with T. Where alpha = 0 this is SLTT; with one layer of neurons it is TET with the reset cut off.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from snnc.errors import GraphError
+from snnc.ir import LINEAR, Graph, Node, roles
+from snnc.pipeline import Context
+from snnc.sim.steps import Stepwise
+from snnc.sim.torch import KERNELS, Tensors, biased
+
+from .per_step import PerStep, counted
+from .readout import readout
+from .trainer import Batch, Learner
+
+
+@dataclass(frozen=True)
+class OTTT(PerStep):
+    """Online training through time."""
+
+    name = "ottt"
+
+    def __post_init__(self) -> None:
+        self.check()
+
+    def learner(self, graph: Graph, ctx: Context) -> Learner:
+        """What makes the gradients of one batch.
+
+        Raises:
+            GraphError: the neurons of a layer leak differently; names all such layers.
+        """
+        (source,) = graph.inputs
+        scores, steps, synapses = readout(graph), counted(graph), all_synapses(graph)
+
+        def learn(batch: Batch) -> Tensor:
+            fixed = {name: value.detach() for name, value in batch.params.items()}
+            run = Stepwise(graph, fixed, {source: batch.x}, fire=self.fire)
+            sums: dict[str, Tensor] = {}
+            run.state.disturb["current"] = lambda node, current: sums.setdefault(node.name, differentiable(current))
+            traces = [Trace(graph, each) for each in synapses]
+            total = torch.zeros((), device=batch.x.device)
+            for t in range(1, graph.steps + 1):
+                sums.clear()
+                values = run.step(learn=t in steps)
+                for trace in traces:
+                    trace.advance(values, t)
+                if t in steps:
+                    decoded = {name: differentiable(value) for name, value in run.present().items()}
+                    loss = self.loss(run.head(decoded)[scores], batch.labels) / len(steps)
+                    hand_on(loss, {**sums, **decoded}, traces, batch.params)
+                    total += loss.detach()
+            return total
+
+        return learn
+
+
+def differentiable(value: Tensor) -> Tensor:
+    """`value`, or a leaf in its place where autograd would not follow it."""
+    return value if value.requires_grad else value.detach().requires_grad_()
+
+
+@dataclass(frozen=True)
+class Synapses:
+    """What a layer of neurons, or a read-out, is driven through.
+
+    Attributes:
+        sink: the `lif` or `decode` node.
+        end: the sum that it reads.
+        nodes: between the events before and the sum; all linear.
+        sources: what makes the events: neurons, spiking max pools, encoders.
+        leak: alpha of the neurons; 0 for a read-out.
+        worth: of the sum in what is judged: 1, or T for a read-out.
+    """
+
+    sink: str
+    end: str
+    nodes: tuple[Node, ...]
+    sources: tuple[str, ...]
+    leak: float
+    worth: float
+
+
+def all_synapses(graph: Graph) -> list[Synapses]:
+    """Those of every layer of neurons and every read-out.
+
+    Raises:
+        GraphError: the neurons of a layer leak differently: no one trace of what they are sent serves all.
+    """
+    made, problems = [], []
+    for sink in graph.nodes:
+        if sink.op not in ("lif", "decode"):
+            continue
+        leaks = graph.params[roles(sink, graph.params)["alpha"]] if sink.op == "lif" else np.zeros(())
+        if leaks.min() < leaks.max():
+            problems.append(GraphError(f"alpha is {leaks.min():g} to {leaks.max():g}", at=sink.at))
+            continue
+        found, ahead = set(), [graph.values(sink)[0]]
+        while ahead:
+            name = ahead.pop()
+            if name not in found:
+                found.add(name)
+                ahead += graph.values(graph[name]) if graph[name].op in LINEAR else ()
+        nodes = [node for node in graph.nodes if node.name in found]
+        linear = tuple(node for node in nodes if node.op in LINEAR)
+        sources = tuple(node.name for node in nodes if node.op not in LINEAR)
+        worth = float(graph.steps) if sink.op == "decode" else 1.0
+        made.append(Synapses(sink.name, graph.values(sink)[0], linear, sources, float(leaks.max()), worth))
+    if problems:
+        raise GraphError.gather(
+            "'ottt' keeps one trace for a layer, whose neurons must leak alike", problems, hint="sltt, or one alpha"
+        )
+    return made
+
+
+class Trace:
+    """A of the module, for what one layer or read-out is sent, on one batch.
+
+    Attributes:
+        events: A of every source, [N, ...] by name.
+        charged: A of the input of a bias, by `bias_at`.
+    """
+
+    def __init__(self, graph: Graph, synapses: Synapses) -> None:
+        self.graph, self.synapses = graph, synapses
+        self.events: dict[str, Tensor] = {}
+        self.charged = {"per-step": 0.0, "first-step": 0.0}
+
+    def advance(self, values: Tensors, t: int) -> None:
+        """Take in what was sent at step t, from 1: `values` [N, ...] by node name."""
+        leak = self.synapses.leak
+        for name in self.synapses.sources:
+            sent = values[name].detach()
+            self.events[name] = leak * self.events[name] + sent if name in self.events else sent
+        self.charged["per-step"] = leak * self.charged["per-step"] + 1
+        self.charged["first-step"] = leak * self.charged["first-step"] + (t == 1)
+
+    def through(self, params: Tensors) -> Tensor:
+        """The traces led through the synapses, [N, ...]: differentiable in `params` alone."""
+        found = dict(self.events)
+        for node in self.synapses.nodes:
+            own = {role: params[name] for role, name in roles(node, self.graph.params).items()}
+            if "bias" in own:
+                own["bias"] = own["bias"] * self.charged[str(node.attrs.get("bias_at", "first-step"))]
+            read = [found[name] for name in self.graph.values(node)]
+            found[node.name] = biased(node, KERNELS[node.op](node, read, own), own)
+        return found[self.synapses.end] * self.synapses.worth
+
+
+def hand_on(loss: Tensor, sums: Tensors, traces: list[Trace], params: Tensors) -> None:
+    """Add to the gradients of `params`: the error of every sum, each times its trace.
+
+    Args:
+        sums: what the loss [] is differentiable in, by sink.
+    """
+    errors = torch.autograd.grad(loss, list(sums.values()), allow_unused=True)
+    found = {name: error for name, error in zip(sums, errors, strict=True) if error is not None}
+    for trace in traces:
+        error = found.get(trace.synapses.sink)
+        if error is not None and (made := trace.through(params)).requires_grad:
+            made.backward(error)  # type: ignore[no-untyped-call]

@@ -1,0 +1,51 @@
+r"""Temporal efficient training (Deng et al. 2022, arXiv 2202.11946): backpropagation through time of a loss per step.
+
+    L = 1/T sum_t [(1 - m) cross-entropy(o[t], labels) + m * mean (o[t] - 1)^2]
+
+Every step has to answer rightly, not only their mean: SLTT's loss (eq. 14), of whose gradient `sltt` takes a part and
+this rule the whole.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from snnc.ir import Graph
+from snnc.pipeline import Context
+from snnc.sim.torch import forward
+
+from .per_step import PerStep, host, predictions
+from .readout import readout
+from .trainer import Batch, Learner, from_loss
+
+
+@dataclass(frozen=True)
+class TET(PerStep):
+    """Temporal efficient training."""
+
+    name = "tet"
+
+    def __post_init__(self) -> None:
+        self.check()
+
+    def learner(self, graph: Graph, ctx: Context) -> Learner:
+        (name,) = graph.inputs
+        scores = readout(graph)
+        part = host(graph, scores)
+        needed = {*part.inputs, *(value for n in graph.nodes if n.name in part.inputs for value in graph.values(n))}
+
+        def loss(batch: Batch) -> Tensor:
+            values = forward(
+                graph,
+                batch.params,
+                {name: batch.x},
+                width=self.width,
+                surrogate=self.surrogate,
+                keep=lambda node: node.name in needed,
+            )
+            answers = predictions(graph, batch.params, values, scores)
+            return self.loss(answers.flatten(0, 1), batch.labels.repeat(len(answers)))
+
+        return from_loss(loss)
