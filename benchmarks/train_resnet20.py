@@ -1,10 +1,10 @@
-"""Train the 20-layer residual CIFAR-10 network (He et al., 2015) that benchmarks/conversion.py converts; write it as ONNX.
+"""Train the 20-layer residual CIFAR-10 network (He et al., 2015) for benchmarks/conversion.py, and write it as ONNX.
 
     python benchmarks/train_resnet20.py --out resnet20.onnx [--epochs 40] [--seed 0]
 
 Needs SNNC_MODELS and SNNC_DATA. Only 10,000 training images are at hand: the network learns the scores of
-`cifar10_vgg11_half.onnx` on shifted and mirrored images (Hinton et al., 2015), and no label. The test images are looked at
-once, at the end.
+`cifar10_vgg11_half.onnx` on shifted and mirrored images (Hinton et al., 2015), and no label. The test images are looked
+at once, at the end. About half an hour on one core.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ def main() -> None:
             loss.backward()
             optimizer.step()
             schedule.step()
-            total += float(loss)
+            total += loss.item()
         print(f"epoch {epoch + 1}: loss {total / (len(images) // BATCH):.4f}", flush=True)
     net.eval()
     torch.onnx.export(net, (images[:2],), given.out, input_names=["image"], output_names=["logits"], dynamo=False,

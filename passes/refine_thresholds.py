@@ -35,7 +35,7 @@ from snnc.pipeline import Context, Pass
 from snnc.sim.ideal import delivered
 from snnc.sim.torch import exact, forward, per_channel, tensors, to_tensor
 from snnc.sim.window import fire
-from snnc.sim.worths import absorb_scales
+from snnc.sim.worths import absorb_scales, absorb_worths
 
 FACTORS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 1.2, 1.5)
 """Thresholds that are tried, relative to the one found."""
@@ -45,6 +45,8 @@ BETTER = 0.97
 """What is tried must have less than this share of the error of what was tried before it: few samples mislead."""
 VALUES = 8192
 """Values of a channel that are enough to choose by."""
+HELD = 2**27
+"""Numbers that one layer's currents may be."""
 LEAST = 32
 """Samples that are searched on at least, however large a channel is."""
 
@@ -54,8 +56,8 @@ class RefineThresholds(Pass):
     """Choose thresholds, biases and start potentials by the error of the running spiking network.
 
     Attributes:
-        samples: calibration samples, from the beginning of the training part; all of a layer's currents over the T
-            steps are held at once.
+        samples: calibration samples, from the beginning of the training part; fewer where a layer's currents over the
+            T steps, which are held at once, would be more than `HELD` numbers.
         rounds: corrections of biases and start potentials.
         per: one threshold for each channel, or for each layer.
     """
@@ -63,7 +65,7 @@ class RefineThresholds(Pass):
     name = "refine-thresholds"
     takes = frozenset({Stage.SPIKING})
 
-    samples: int = 256
+    samples: int = 1000
     rounds: int = 3
     per: Literal["channel", "layer"] = "channel"
 
@@ -79,7 +81,7 @@ class RefineThresholds(Pass):
             ctx.note("no neurons have a twin in the teacher: nothing refined")
             return graph
         open_graph, worths = _with_worths(graph, wanted)
-        x = {next(iter(graph.inputs)): to_tensor(ctx.training(self.name).take(self.samples).x(), ctx.device)}
+        x = {next(iter(graph.inputs)): to_tensor(ctx.training(self.name).take(self._count(graph)).x(), ctx.device)}
         with torch.inference_mode(), exact():
             compared = {twin for twin, _ in wanted.values()} | {n.inputs[0] for n in graph.nodes if n.op == "decode"}
             theirs = forward(ctx.teacher, tensors(ctx.teacher, ctx.device), x, keep=lambda n: n.name in compared)
@@ -87,7 +89,12 @@ class RefineThresholds(Pass):
             made = forward(open_graph, refined.params, x, keep=lambda n: n.op == "decode", before=refined.see)
             refined.read_out(made)
         params = {name: refined.params[name].cpu().numpy() for name in sorted(refined.changed)}
-        return absorb_scales(open_graph.edit(params=params))
+        return absorb_scales(absorb_worths(open_graph.edit(params=params)))
+
+    def _count(self, graph: Graph) -> int:
+        """How many samples fit."""
+        largest = max(math.prod(node.type.shape) for node in graph.nodes if node.op == "lif")
+        return min(self.samples, max(LEAST, HELD // (graph.steps * largest)))
 
 
 def _wanted(graph: Graph, teacher: Graph) -> dict[str, tuple[str, float]]:

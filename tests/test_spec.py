@@ -25,6 +25,10 @@ CLASSES = {**PASSES.table, **TRAINERS.table, **TARGETS.table}
 SHARES = st.floats(0.001, 0.999)
 NARROW: dict[tuple[str, str], st.SearchStrategy[Any]] = {
     ("quantize-weights", "bits"): st.integers(2, 8),
+    ("quantize-neurons", "bits"): st.integers(2, 16),  # no wider than the accumulator, however wide that is
+    ("quantize-neurons", "accumulator"): st.integers(16, 24),
+    ("quantize-neurons", "shift"): st.integers(0, 16),
+    ("ptl", "bits"): st.integers(2, 8),
     ("dynap-sim", "bits"): st.integers(2, 8),
     ("dynap-sim", "guard_bits"): st.integers(0, 16),
     ("threshold-layernorm", "skip"): st.just(0),  # fewer than the steps, however few those are

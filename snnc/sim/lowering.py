@@ -5,7 +5,7 @@ The thresholds are given; the pass threshold-layernorm finds them, and its docst
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -146,9 +146,13 @@ class Lowering:
         return self.decoded[name]
 
 
-def spread_biases(graph: Graph) -> Graph:
-    """The graph with every bias b that arrives at the first step as b / T at each; itself if there is none."""
-    late = [n for n in graph.nodes if n.attrs.get("bias_at") == "first-step"]
+def spread_biases(graph: Graph, keep: Container[str] = ()) -> Graph:
+    """The graph with every bias b that arrives at the first step as b / T at each; itself if there is none.
+
+    Args:
+        keep: nodes whose bias goes on arriving at the first step.
+    """
+    late = [n for n in graph.nodes if n.attrs.get("bias_at") == "first-step" and n.name not in keep]
     if not late:
         return graph
     biases = {roles(n, graph.params)["bias"] for n in late}

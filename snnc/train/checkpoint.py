@@ -1,13 +1,13 @@
 """Checkpoints: a training goes on after an interruption as if there had been none, bit for bit.
 
-One file per save (`snnc.train.state`), written beside its place, synced and renamed: 000-000012.safetensors is save 12
-of the pipeline's first training. Two are kept of each; the last one of a finished training says that it is finished, so
-that a pipeline goes on behind it. Passes before run again: they are deterministic, and the digest of the graph that
-training starts from proves it.
+One file per save (`snnc.train.state`), written beside its place, synced and renamed: 000-000000012.safetensors is save
+12 of the pipeline's first training. Two are kept of each; the position of the last one says that a training is
+finished, so that a pipeline goes on behind it. Passes before run again: they are deterministic, and the digest of the
+graph that training starts from proves it.
 
-A reader looks at the config first, reads no more than the graph's own params can fill, and verifies the digest, then
-every shape: a file from a stranger runs nothing and fills no memory. Who can write the files can of course choose the
-weights that training goes on from.
+A reader takes no more bytes than the graph's own params can fill, and verifies the digest, then what must not have
+changed, then every shape: a file from a stranger runs nothing and fills no memory. Who can write the files can of
+course choose the weights that training goes on from.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from .state import LARGEST_HEADER, Position, State, decode, encode, header
 EVERY = 30.0
 """Seconds between two saves within an epoch, at least; the end of an epoch is always saved."""
 KEPT = 2
-NAME = re.compile(r"\d{3}-\d{6}\.safetensors")
+NAME = re.compile(r"\d{3}-\d{9}\.safetensors")
 Layout = Mapping[str, tuple[int, ...]]
 """The tensors of a training, all float32, and their shapes."""
 
@@ -146,15 +146,14 @@ class Slot:
         if not is_first():
             return
         self.number += 1
-        path = self.place.folder / f"{self.training:03}-{self.number:06}.safetensors"
+        path = self.place.folder / f"{self.training:03}-{self.number:09}.safetensors"
         try:
             self.place.folder.mkdir(parents=True, exist_ok=True)
             _write(path, encode(state, self.config))
         except OSError as error:
             raise CheckpointError(f"cannot be written: {error.strerror}", at=str(path)) from None
-        for old in self.place.files(self.training):
-            if old.name <= path.name and old not in self.place.files(self.training)[-KEPT:]:
-                old.unlink(missing_ok=True)
+        for old in [each for each in self.place.files(self.training) if each.name <= path.name][:-KEPT]:
+            old.unlink(missing_ok=True)
         self.saved = time.monotonic()
 
     def newest(self, layout: Layout, check: Callable[[Position], None], ctx: Context) -> State | None:
@@ -183,10 +182,8 @@ class Slot:
                 self.number = int(path.stem.partition("-")[2])
                 return raw
             if paths:
-                at = str(self.place.folder)
-                raise CheckpointError.gather(
-                    "no checkpoint is whole", damaged, hint=f"--restart begins again; see {at}"
-                )
+                hint = "--restart begins again"
+                raise CheckpointError("no checkpoint is whole", at=str(self.place.folder), hint=hint, problems=damaged)
             return b""
 
         raw = on_first(find)
@@ -196,7 +193,7 @@ class Slot:
 
     def _read(self, path: Path, layout: Layout, check: Callable[[Position], None]) -> bytes:
         """The bytes of a whole checkpoint of this training."""
-        if path.is_symlink() or not path.is_file():
+        if not path.is_file():
             raise CheckpointError("is no file")
         most = LARGEST_HEADER + 8 + sum(4 * math.prod(shape) for shape in layout.values())
         try:

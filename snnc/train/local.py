@@ -28,6 +28,7 @@ from snnc.sim.neurons import gate
 from snnc.sim.stepper import Stepper
 from snnc.sim.torch import exact, per_channel, tensors, to_tensor
 
+from .parallel import processes
 from .readout import check_classes, readout
 from .targets import Norm, Rounding, Targets
 from .trainer import Batch, Rule
@@ -81,8 +82,8 @@ class Lesson:
         """Prepare for batches; notes which layers the teacher lacks.
 
         Raises:
-            PipelineError: there is no teacher; the neurons are integers, whose T * theta is no activation; or the
-                output is no set of scores.
+            PipelineError: there is no teacher; the neurons are integers, whose T * theta is no activation; the output
+                is no set of scores; or several processes share a batch that has one norm.
         """
         if ctx.teacher is None:
             raise PipelineError(
@@ -132,7 +133,12 @@ class Lesson:
 
 
 def _check(rule: LocalRule, graph: Graph, scores: str) -> None:
-    """Refuse networks that the losses do not fit."""
+    """Refuse what the losses do not fit."""
+    if rule.norm == "batch" and processes() > 1:
+        raise PipelineError(
+            f"'{rule.name}' with norm=batch takes a percentile of the whole batch, of which each process has a share",
+            hint="norm=collected, or one process",
+        )
     check_classes(rule.name, graph, scores)
     units = [n for n in graph.nodes if n.op == "lif" and in_weight_steps(graph, n)]
     if rule.norm == "collected" and units:

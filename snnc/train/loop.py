@@ -24,6 +24,7 @@ from snnc.sim import torch as executor
 from snnc.sim.judge import accuracy
 
 from . import parallel
+from .augment import Augment
 from .checkpoint import Checkpoints, digest, graph_parts
 from .state import Position, State
 from .trainer import Batch, Learner, Rule, project
@@ -93,6 +94,7 @@ class Training:
         self.seen = {name: _Seen(graph.constraints.get(name), ctx.device) for name in units}
         self.units = dict(units)
         self.optimizer = optimizer(rule, self.real, self.units)
+        self.augment = Augment(rule.augment, graph)
         self.samples, self.first_note = len(ctx.training(rule.name)), len(ctx.notes)
         self.updates = rule.epochs * -(-self.samples // rule.batch)
         self.schedule = schedule(rule, self.optimizer, self.updates)
@@ -136,9 +138,9 @@ class Training:
     def update(self, split: Split, index: Array, rng: np.random.Generator, learn: Learner) -> None:
         """One step of the optimizer on a batch, the samples `index`; of which this process takes its share."""
         leaves = {name: self.seen[name](param.detach()).requires_grad_() for name, param in self.real.items()}
-        mine = parallel.share(index)
+        mine, moves = parallel.share(index), parallel.share(self.augment.draw(len(index), rng))
         if len(mine):
-            x = executor.to_tensor(split.x(mine), self.ctx.device)
+            x = executor.to_tensor(self.augment.x(split, mine, moves), self.ctx.device)
             labels = torch.as_tensor(split.labels[mine], device=self.ctx.device)
             with executor.exact():
                 learn(Batch({**self.fixed, **leaves}, x, labels, rng))

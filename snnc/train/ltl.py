@@ -29,8 +29,6 @@ from snnc.sim.torch import Tensors, exact, forward, tensors, to_tensor
 
 from .local import Lesson, LocalRule
 from .loop import loop, validated
-from .readout import readout
-from .targets import Targets
 from .trainer import Batch, Learner, check, from_loss
 from .units import weights_of
 
@@ -141,6 +139,3 @@ def stages(graph: Graph, layers: tuple[str, ...]) -> list[tuple[tuple[str, ...],
     taken = {name for _, names in found for name in names}
     rest = tuple(name for name in left if name not in taken)
     return [*found, ((), rest)] if rest else found
-
-
-__all__ = ["LTL", "Targets", "readout", "stages"]

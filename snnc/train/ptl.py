@@ -9,9 +9,9 @@ still change learns to live with it.
     and at last the read-out alone, on the spikes of the network as it will be deployed, at a tenth of the rate
 
 Every hybrid is an ordinary spiking graph with weights of the same names, so that the loop, its constraints and all
-executors take it as it is. Biases are spread over the steps. The last linear layer reads the aggregate potential and
-has no neurons. With `bits`, a layer's weights go onto levels when it becomes spiking (section 4.3): the network grows
-used to the rounding layer by layer; the read-out is left alone.
+executors take it as it is. Biases are spread over the steps (see `hybrid`). The last linear layer has no neurons: it
+reads the aggregate potential. With `bits`, a layer's weights go onto levels when it becomes spiking (section 4.3): the
+network grows used to the rounding layer by layer; the read-out is left alone.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import numpy as np
 
 from snnc.data import Split
 from snnc.errors import PipelineError
-from snnc.ir import WEIGHTED, Array, Constraint, Graph, Stage, front, roles
+from snnc.ir import WEIGHTED, Array, Constraint, Graph, Stage, front, later_than, roles
 from snnc.pipeline import Context, Pass
 from snnc.sim.calibration import percentiles, usable
 from snnc.sim.cost import first_role
@@ -114,10 +114,16 @@ class PTL(Pass):
         return made
 
     def hybrid(self, graph: Graph, bounds: Mapping[str, Array], seed: int) -> Graph:
-        """The analog graph with the relus in `bounds` as neurons, params by the same names, biases per step."""
+        """The analog graph with the relus in `bounds` as neurons, params by the same names, biases per step.
+
+        Where the input comes at the first step, so does the bias of the layer that reads it: its neurons only have to
+        give off the charge that they got (tandem eq. 6 to 8).
+        """
         late = frozenset(n.name for n in graph.nodes if n.op == "relu") - bounds.keys()
         own = Neurons(self.steps, self.start, 1.0, "subtract", self.code, 0)
-        return spread_biases(Lowering(own, graph, front(graph), bounds, seed, late).run())
+        made = Lowering(own, graph, front(graph), bounds, seed, late).run()
+        inner = later_than(made, "lif") if self.code == "first-step" else {node.name for node in made.nodes}
+        return spread_biases(made, keep={node.name for node in made.nodes} - inner)
 
     def upper_bounds(
         self, graph: Graph, made: Graph, known: Mapping[str, Array], split: Split, ctx: Context

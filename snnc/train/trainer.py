@@ -19,6 +19,8 @@ from snnc.errors import PipelineError
 from snnc.ir import Array, Constraint, Graph, Stage
 from snnc.pipeline import Context, Pass
 
+from .augment import Kind
+
 
 @dataclass(frozen=True)
 class Trainer(Pass):
@@ -82,6 +84,7 @@ class Rule(Trainer):
         decay: torch's weight decay, for weights in their units: beside the gradient with adamw, else added to it.
         clip: the largest norm of all gradients together, each in its unit; 0: no limit.
         patience: epochs without a better validation accuracy before training stops; 0: it never stops early.
+        augment: images move, and are mirrored, by chance (`snnc.train.augment`).
     """
 
     epochs: int = 5
@@ -92,6 +95,7 @@ class Rule(Trainer):
     decay: float = 0.0
     clip: float = 0.0
     patience: int = 0
+    augment: Kind = "none"
 
 
 def check(rule: Rule, **fine: bool) -> None:

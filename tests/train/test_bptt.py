@@ -71,3 +71,22 @@ def test_the_same_seed_gives_the_same_bytes(lowered: Lower, data: Data) -> None:
 def test_impossible_options() -> None:
     with pytest.raises(PipelineError, match="'bptt' cannot work with batch=0, width=nan"):
         BPTT(batch=0, width=float("nan"))
+
+
+def test_learning_from_random_weights(lowered: Lower, data: Data) -> None:
+    graph = lowered()
+    fresh = BPTT(epochs=1, batch=200, rate=1e-9, start="random")
+    ctx = Context(data, graph.teacher)
+    first = fresh.run(graph, ctx)
+    assert all(
+        not torch.equal(torch.tensor(first.params[n]), torch.tensor(graph.params[n])) for n in ("w1", "fc2.weight")
+    )
+    assert share(first, data) < 0.6
+    assert share(BPTT(epochs=20, batch=20, rate=0.03, start="random").run(graph, ctx), data) > 0.85
+
+
+def test_labels_need_scores_of_classes(lowered: Lower, data: Data) -> None:
+    graph = lowered()
+    lone = graph.edit(params={"fc3.weight": graph.params["fc3.weight"][:1], "b3": graph.params["b3"][:1]})
+    with pytest.raises(PipelineError, match=r"'bptt' needs one score for each of two or more classes, not \[1\]"):
+        BPTT().run(lone, Context(data))

@@ -172,13 +172,21 @@ def test_killed_while_it_saves(
     assert not (tmp_path / "cut").exists()
 
 
+def test_what_training_noted_is_noted_again(lowered: Lower, data: Data, tmp_path: Path) -> None:
+    """Of a training that diverged, too: it is finished, and not begun again."""
+    wild = Chancy(optimizer="sgd", rate=1e30)
+    fitted, notes = train(wild, lowered(), data, tmp_path)
+    assert notes[0].startswith("diverged in epoch 1")
+    assert train(wild, lowered(), data, tmp_path, kill=1) == (fitted, notes)
+
+
 def test_two_are_kept_and_only_ours_are_deleted(lowered: Lower, data: Data, tmp_path: Path) -> None:
     folder = tmp_path / "kept"
     folder.mkdir()
     (folder / "mine.txt").write_text("not a checkpoint")
     train(Chancy(), lowered(), data, folder)
     numbers = [path.name for path in files(folder)]
-    assert numbers == [f"000-{n:06}.safetensors" for n in (ALL + 2, ALL + 3)], "one an update, one an epoch"
+    assert numbers == [f"000-{n:09}.safetensors" for n in (ALL + 2, ALL + 3)], "one an update, one an epoch"
     Checkpoints(folder).remove()
     assert [path.name for path in folder.iterdir()] == ["mine.txt"]
 

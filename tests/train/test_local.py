@@ -77,3 +77,12 @@ def test_scores_and_neurons_that_do_not_fit_are_refused(lowered: Lower, data: Da
     single_score, _ = Pipeline.parse(SPIKING)(one, data=Data(*parts))
     with pytest.raises(PipelineError, match=r"needs one score for each of two or more classes, not \[1\]"):
         LTL().run(single_score, Context(data, one))
+
+
+def test_a_batch_with_one_norm_is_not_shared(lowered: Lower, data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = lowered()
+    monkeypatch.setattr("snnc.train.local.processes", lambda: 2)
+    with pytest.raises(PipelineError, match="norm=batch takes a percentile of the whole batch") as caught:
+        LTL(norm="batch").learner(graph, Context(data, graph.teacher))
+    assert "norm=collected" in caught.value.hint
+    LTL().learner(graph, Context(data, graph.teacher))

@@ -22,7 +22,7 @@ from snnc.train import LTL
 from snnc.train.local import Lesson
 from snnc.train.ltl import stages
 from snnc.train.targets import Targets
-from snnc.train.trainer import Batch
+from snnc.train.trainer import Batch, Learner
 from snnc.train.units import weights_of
 from tests.graphs import Builder
 from tests.saved import most_saved
@@ -242,19 +242,33 @@ def test_layers_in_turn_learn_to_the_rates_that_they_learn_in_parallel(lowered: 
     assert [note.partition(": kept epoch")[0] for note in ctx.notes[:-1]] == ["relu1", "relu2", "fc3.decoded"]
 
 
-def test_in_turn_only_the_layer_moves_and_the_read_out_last(lowered: Lower, data: Data) -> None:
+def test_in_turn_only_the_layer_moves_and_the_read_out_last(
+    lowered: Lower, data: Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each stage has its own params and its own gradients, and starts from what the one before has learned."""
     graph = lowered()
-    assert stages(graph, ("relu1", "relu2")) == [
+    wanted = [
         (("relu1",), ("w1", "b1")),
         (("relu2",), ("fc2.weight", "b2")),
         ((), ("fc3.weight", "b3")),
     ]
-    rule, ctx = LTL(), Context(data, graph.teacher)
-    params = {name: tensor.requires_grad_() for name, tensor in tensors(graph).items()}
-    labels = torch.tensor(data.train.labels[:16])
-    batch = Batch(params, torch.tensor(data.train.raw[:16]), labels, np.random.default_rng(0))
-    rule.taught(Lesson(rule, graph, ctx), ("relu2",))(batch)
-    assert {n for n in weights_of(graph) if params[n].grad is not None} == {"fc2.weight", "b2"}
+    assert stages(graph, ("relu1", "relu2")) == wanted
+    labels, seen = torch.tensor(data.train.labels[:16]), []
+
+    def watched(
+        rule: LTL, start: Graph, ctx: Context, learn: Learner, units: dict[str, float], judge: object
+    ) -> dict[str, np.ndarray]:
+        params = {name: tensor.requires_grad_() for name, tensor in tensors(start).items()}
+        learn(Batch(params, torch.tensor(data.train.raw[:16]), labels, np.random.default_rng(0)))
+        moved = [name for name in weights_of(graph) if not np.array_equal(start.params[name], graph.params[name])]
+        seen.append((tuple(units), tuple(n for n in weights_of(graph) if params[n].grad is not None), tuple(moved)))
+        assert (judge is None) == (units.keys() == {"fc3.weight", "b3"})
+        return {name: start.params[name] + 1 for name in units}
+
+    monkeypatch.setattr("snnc.train.ltl.loop", watched)
+    LTL(order="sequential").fit(graph, Context(data, graph.teacher))
+    first, second, last = (names for _, names in wanted)
+    assert seen == [(first, first, ()), (second, second, first), (last, last, (*first, *second))]
 
 
 def test_layers_that_share_weights_learn_together(data: Data) -> None:

@@ -16,9 +16,9 @@ from snnc.ir import Graph
 from snnc.passes import BiasPerStep, ThresholdLayerNorm
 from snnc.pipeline import Context, Pipeline
 from snnc.sim.neurons import spike
-from snnc.train import OTTT, SLTT
+from snnc.train import OTTT, SLTT, TET
 from snnc.train.end_to_end import cross_entropy
-from tests.graphs import Builder
+from tests.graphs import Builder, data_for
 from tests.train.conftest import teacher
 from tests.train.rules import Made, batch, close, leaky, learnt
 from tests.train.test_ltl import damaged, share
@@ -152,3 +152,30 @@ def test_a_damaged_network_is_repaired(lowered: Lower, data: Data) -> None:
     broken = damaged(lowered())
     mended = OTTT(epochs=8, batch=20, rate=0.02).run(broken, Context(data, broken.teacher))
     assert share(mended, data) > share(broken, data) + 0.1
+
+
+def pooled() -> Graph:
+    """conv, relu, max pool, conv with a skip, relu, dense: not yet spiking."""
+    rng = np.random.default_rng(3)
+    b = Builder({"x": (2, 8, 8)})
+    b("conv1", "conv", "x", weight=rng.normal(size=(4, 2, 3, 3)) / 3, bias=rng.normal(size=4) / 3, pads=(1, 1, 1, 1))
+    b("relu1", "relu", "conv1")
+    b("pool1", "maxpool", "relu1")
+    b("conv2", "conv", "pool1", weight=rng.normal(size=(4, 4, 3, 3)) / 4, bias=rng.random(4) / 5, pads=(1, 1, 1, 1))
+    b("sum", "add", "conv2", "pool1")
+    b("relu2", "relu", "sum")
+    b("flat", "reshape", "relu2", shape=(64,))
+    return b.graph(b("scores", "dense", "flat", weight=rng.normal(size=(3, 64)) / 8))
+
+
+def test_max_pools_of_spikes_and_skips() -> None:
+    """One step: all rules agree. Several: traces of what the pool sends, and of both branches of the sum."""
+    ann = pooled()
+    data = data_for(ann)
+    one, _ = Pipeline(ThresholdLayerNorm(steps=1), BiasPerStep())(ann, data=data)
+    assert "maxpool" in {node.op for node in one.nodes}
+    for rule in (SLTT(), OTTT()):
+        close(learnt(TET(), one, data), learnt(rule, one, data))
+    several, _ = Pipeline(ThresholdLayerNorm(steps=4), BiasPerStep())(ann, data=data)
+    forgets = leaky(several, 0.0, ease=0.2)
+    close(learnt(SLTT(), forgets, data), learnt(OTTT(), forgets, data))

@@ -101,13 +101,14 @@ def test_one_layer_after_the_other_becomes_spiking(spy: Spy, data: Data) -> None
         ["w3", "b3"],
     ]
     theta = float(spy.graphs[0].params["relu1.theta"])
-    assert spy.learn[0]["b1"] == pytest.approx(theta), "a bias per step; of a layer that is still analog, T of them"
-    assert spy.learn[0]["b2"] == pytest.approx(4 * spy.learn[1]["b2"], rel=0.3)
+    assert spy.learn[0]["b1"] == pytest.approx(4 * theta), "a bias that comes with the input, at the first step"
+    assert spy.learn[0]["b2"] == pytest.approx(spy.learn[0]["w2"] * theta), "a bias per step"
+    assert [learn["b3"] for learn in spy.learn] == [1, 0.25, 0.25], "in the first stage the last layer is analog"
     assert [rule.rate for rule in spy.rules] == pytest.approx([0.02, 0.02, 0.002])
     for earlier, later, frozen in ((0, 1, ["w1", "b1"]), (1, 2, ["w2", "b2"])):
         for name in frozen:
             np.testing.assert_array_equal(spy.graphs[later].params[name], spy.found[earlier][name])
-            assert (spy.found[earlier][name] != worn().params[name] / (4 if name == "b1" else 1)).any()
+            assert (spy.found[earlier][name] != worn().params[name] / (4 if name == "b2" else 1)).any()
 
 
 def test_the_last_graph_is_an_ordinary_spiking_graph(spy: Spy, data: Data) -> None:
@@ -152,7 +153,7 @@ def test_every_hybrid_runs_and_trains_as_it_is_deployed(make: Callable[[], Graph
         verify(made)
         assert neurons(made) == list(bounds)[:count]
         for name, array in graph.params.items():
-            scale = 4 if any(n.attrs.get("bias_at") for n in made.users(name)) and array.ndim == 1 else 1
+            scale = 4 if any(n.attrs.get("bias_at") == "per-step" for n in made.users(name)) and array.ndim == 1 else 1
             np.testing.assert_array_equal(made.params[name] * np.float32(scale), array)
         np.testing.assert_allclose(
             single(executor.run(made, {source: x})), single(reference.run(made, {source: x})), atol=1e-4
@@ -174,6 +175,25 @@ def trains_as_deployed(made: Graph, x: torch.Tensor, learn: list[str]) -> None:
     loss = Tandem().learner(made)(Batch({**params, **leaves}, x, labels, np.random.default_rng(0)))
     assert torch.equal(loss, F.cross_entropy(deployed[coupled.scores], labels))
     assert all(leaf.grad is not None and bool(leaf.grad.any()) for leaf in leaves.values())
+
+
+def test_a_first_layer_that_gets_all_at_the_first_step_fires_the_floor(data: Data) -> None:
+    """Tandem eq. 6 to 10: input and bias at once, so the count is clip(floor((V + u0) / theta), 0, T)."""
+    graph = teacher()
+    for code in ("first-step", "direct"):
+        made = PTL(steps=4, code=code).hybrid(graph, bounds_of(graph), 0)  # type: ignore[arg-type]
+        bias_at = {n.name: n.attrs["bias_at"] for n in made.nodes if "bias_at" in n.attrs}
+        assert bias_at == {
+            "fc1": "first-step" if code == "first-step" else "per-step",
+            "fc2": "per-step",
+            "fc3": "per-step",
+        }
+        record: dict[str, Array] = {}
+        x = data.validation.raw
+        reference.run(made, {"x": x}, record)
+        charge, theta = x @ graph.params["w1"].T + graph.params["b1"], float(made.params["relu1.theta"])
+        same = record["relu1"].sum(0) == np.clip(np.floor((charge + theta / 2) / theta), 0, 4)
+        assert same.mean() > 0.995, "but for sums that stand on a threshold"
 
 
 def test_later_relus_hold_totals_of_their_own() -> None:
@@ -306,6 +326,11 @@ def test_what_has_no_spiking_form_is_refused(data: Data) -> None:
     graph = b.graph(b("relu", "relu", "d2"))
     with pytest.raises(GraphError, match="'sigmoid' has no spiking form"):
         PTL(**FAST).run(graph, Context(data))
+    b = Builder({"x": (8,)})
+    b("d1", "dense", "x", weight=np.eye(8))
+    b("relu", "relu", "d1")
+    with pytest.raises(PipelineError, match="'ptl' needs one score for each of two or more classes"):
+        PTL(**FAST).run(b.graph(b("d2", "dense", "relu", weight=np.ones((1, 8)))), Context(data))
     with pytest.raises(PipelineError, match="'ptl' needs data"):
         PTL().run(teacher(), Context())
 

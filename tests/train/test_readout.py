@@ -59,6 +59,9 @@ QUANTIZE: tuple[str, dict[str, Any]] = ("quantize", {"step": 0.1, "zero": 0, "mi
         ([("abs", {}), ("sigmoid", {})], "h0"),
         ([("scale", {"factor": -1.0}), ("sigmoid", {})], "h0"),
         ([("scale", {"factor": [1, 2, 3, 4]}), ("tanh", {})], "h0"),
+        ([("sigmoid", {}), ("scale", {"factor": -1.0}), ("sigmoid", {})], "h1"),
+        ([("sigmoid", {}), ("scale", {"factor": [1, 2, 3, 4]}), ("sigmoid", {})], "h1"),
+        ([("sigmoid", {}), ("scale", {"factor": 2.0, "bias": 1.0}), ("sigmoid", {})], "read"),
         ([("scale", {"factor": 2.0, "bias": 1.0}), ("sigmoid", {})], "h0"),
     ],
 )

@@ -51,6 +51,7 @@ GRAPHS = {
     "direct": spiking(steps=8),
     "first-step": spiking("first-step", 8, bias_at="first-step"),
     "branches": branches(),
+    "one step": spiking(steps=1),
     "delayed read-out": Pipeline.parse("threshold-layernorm{steps=8 skip=2},bias-per-step")(
         mlp(), data=data_for(mlp())
     )[0],
@@ -86,7 +87,7 @@ def test_training_goes_forward_as_the_deployed_network_spike_for_spike(name: str
     reference.run(graph, {coupled.input: batch.x.numpy()}, record)
     for layer in layers:
         assert torch.equal(values[layer], deployed[layer].sum(0))
-        if name in ("direct", "first-step", "branches"):
+        if name in ("direct", "first-step", "branches", "one step"):
             np.testing.assert_array_equal(values[layer].detach().numpy(), record[layer].sum(0))
     assert torch.equal(loss, F.cross_entropy(deployed[coupled.scores], batch.labels))
     assert sum(float(fired[layer].sum()) for layer in layers) > 0
@@ -322,13 +323,12 @@ def test_it_can_start_from_random_weights(lowered: Lower, data: Data) -> None:
 
 
 def test_a_network_without_classes_is_refused(data: Data) -> None:
-    b = Builder({"x": (8,)})
-    b("d1", "dense", "x", weight=np.eye(8))
-    b("relu1", "relu", "d1")
-    ann = b.graph(b("d2", "dense", "relu1", weight=np.ones((1, 8))))
-    graph = Pipeline.parse(SPIKING)(ann, data=data)[0]
+    b = Builder({"x": (8,)}, 4)
+    b("current", "encode", "x")
+    b("n", "lif", "current")
+    b("d", "dense", "n", weight=np.ones((1, 8)))
     with pytest.raises(PipelineError, match="'tandem' needs one score for each of two or more classes"):
-        Tandem().run(graph, Context(data, ann))
+        Tandem().run(b.graph(b("scores", "decode", "d")), Context(data))
 
 
 @pytest.mark.parametrize("options", [{"epochs": 0}, {"batch": -1}, {"rate": 0.0}, {"patience": -1}])
