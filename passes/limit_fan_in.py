@@ -251,7 +251,7 @@ def _judged(graph: Graph, ctx: Context) -> float:
     """Accuracy on the validation samples."""
     assert ctx.data is not None
     part = ctx.data.validation
-    outputs = executor.run(graph, {next(iter(graph.inputs)): part.x()}, ctx.device)
+    outputs = executor.run(graph, {next(iter(graph.inputs)): part}, ctx.device)
     return accuracy(single(outputs), part.labels)
 
 

@@ -112,7 +112,7 @@ class QuantizeNeurons(Pass):
 
     def _prove(self, graph: Graph, ctx: Context) -> None:
         """Refuse layers whose membrane may leave the accumulator; note how wide the widest must be."""
-        largest = self.largest or _largest(graph, ctx.training(self.name).x())
+        largest = self.largest or max(_largest(graph, x) for x in ctx.training(self.name).batches())
         found = accumulators(graph, largest)
         problems = [
             GraphError(

@@ -21,7 +21,7 @@ from .importer.options import DEFAULT
 from .inspection import Inspection
 from .ir import Array, Graph, Stage
 from .ir.streams import sample_shape
-from .pipeline import Pipeline, Progress, explained, judged, silent, single
+from .pipeline import Log, Pipeline, Progress, explained, judged, silent, single
 from .provenance import provenance, version
 from .provenance import scaling_of as scaling_of
 from .report import Ledger, page
@@ -193,6 +193,7 @@ def build(
     reading: importer.Options = DEFAULT,
     resume: bool | None = None,
     save_every: float = EVERY,
+    log: Log | None = None,
     progress: Progress = silent,
 ) -> Build:
     """Compile, judge every step, and try the result on simulated devices.
@@ -211,6 +212,7 @@ def build(
         resume: what becomes of a training that was interrupted: go on with it (True), begin again (False); if None,
             there must be none.
         save_every: seconds between two checkpoints within an epoch, at least.
+        log: whom trainers tell how they go: `snnc.train.TensorBoard(folder)`.
         progress: told what is going on.
 
     Raises:
@@ -230,7 +232,9 @@ def build(
     ledger = Ledger([judged("import", graph, samples, graph, device, notes)])
     found = None if goal is None else search(recipe, graph, samples, goal, seed=seed, device=device, progress=progress)
     recipe = recipe if found is None else found.pipeline
-    snn, rows = recipe(graph, data=samples, seed=seed, device=device, progress=progress, checkpoints=checkpoints)
+    snn, rows = recipe(
+        graph, data=samples, seed=seed, device=device, progress=progress, checkpoints=checkpoints, log=log
+    )
     ledger.rows += rows.rows
     artifact = chosen.compile(snn)
     why = explained(snn, samples, device, progress)
@@ -272,8 +276,7 @@ def run(
     """Accuracy, outputs and cost of an artifact on samples: on a device, or on the network without one."""
     name = next(iter(artifact.graph.inputs))
     Data(split, split, split).check(artifact.graph)
-    x = split.x()
-    outputs = chip.run(x, progress) if chip is not None else torch_executor.run(artifact.graph, {name: x}, device)
+    outputs = torch_executor.run(artifact.graph, {name: split}, device) if chip is None else chip.run(split, progress)
     cost = measure(artifact.graph, artifact.graph.teacher, split.take(COST_SAMPLES).x(), device)
     return accuracy(single(outputs), split.labels), outputs, cost
 
@@ -290,7 +293,7 @@ def explain(
     graph = artifact.graph if isinstance(artifact, Artifact) else open(artifact).graph
     Data(split, split, split).check(graph)
     assert graph.teacher is not None
-    return diagnose(graph, graph.teacher, split.x(), split.labels, device, progress)
+    return diagnose(graph, graph.teacher, split, split.labels, device, progress)
 
 
 def check_plan(pipeline: Pipeline, max_drop: float | None, steps: range | None) -> None:

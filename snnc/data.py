@@ -1,20 +1,31 @@
-"""Data files -> arrays: npz with x_train, y_train, x_test, y_test (or x, y), read lazily scaled, never pickled."""
+"""Data -> arrays: npz files and folders of npy files with x_train, y_train, x_test, y_test (or x, y), and torch's data
+sets; scaled when they are read, never pickled.
+
+An npz file is read whole. Of a folder and of a data set only labels are; samples are read where a batch asks for them.
+"""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from .errors import DataError
-from .ir import Array, Graph
+from .frames import frames as frames
+from .ir import Array, Graph, Samples, Shape
 from .ir.streams import is_stream, sample_shape
+from .samples import MapStyle, Stored, mapped, of_dataset, pick
 
 HELD_OUT = 0.1
 """Share of the training samples that is kept back to choose by; at most `MOST_HELD_OUT` samples."""
 MOST_HELD_OUT = 1000
+BATCH = 256
+"""Samples that are read at a time where it does not matter."""
+IDENTIFIED = 256
+"""Samples of a folder or a data set, evenly spaced, whose bytes go into the digest."""
 SAVE = "numpy.savez(path, x_train=..., y_train=...)"
 
 
@@ -56,22 +67,42 @@ class Scaling:
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Samples for one purpose: raw [N, ...], or streams of events [N, T, ...], labels [N], and how to scale."""
+    """Samples for one purpose: raw [N, ...], or streams of events [N, T, ...], labels [N], and how to scale.
 
-    raw: Array
+    It is `Samples` itself, scaled: who takes these is given the split, and reads no more of it at a time than it needs.
+    """
+
+    raw: Samples
     labels: Array
     scaling: Scaling = field(default_factory=Scaling)
 
     def __len__(self) -> int:
         return len(self.raw)
 
+    def __getitem__(self, index: slice | Array, /) -> Array:
+        """As `x`."""
+        return self.x(index)
+
+    @property
+    def shape(self) -> Shape:
+        """[N, ...]."""
+        return self.raw.shape
+
     def x(self, index: slice | Array = slice(None)) -> Array:
-        """Scaled samples, float32 [n, ...]."""
+        """Scaled samples, float32 [n, ...]; all by default."""
         return self.scaling(self.raw[index])
+
+    def batches(self, size: int = BATCH) -> Iterator[Array]:
+        """All scaled samples, so many at a time."""
+        return (self.x(slice(at, at + size)) for at in range(0, len(self), size))
+
+    def pick(self, index: slice | Array) -> Split:
+        """The samples of a slice or of indices; stored ones are not read yet."""
+        return Split(pick(self.raw, index), self.labels[index], self.scaling)
 
     def take(self, count: int | None) -> Split:
         """The first `count` samples (all, if None)."""
-        return self if count is None else Split(self.raw[:count], self.labels[:count], self.scaling)
+        return self if count is None else self.pick(slice(count))
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,10 +157,11 @@ def load(
     train_samples: int | None = None,
     test_samples: int | None = None,
 ) -> Data:
-    """Read an npz file with x_train, y_train, x_test, y_test, or with x, y.
+    """Read an npz file, or a folder of npy files, with x_train, y_train, x_test, y_test, or with x, y.
 
-    Where there is no test part (and no `test` file, with x, y or x_test, y_test), a tenth of the samples becomes it.
-    The validation part is a fixed random tenth of the training samples, at most 1,000.
+    The npy files of samples are memory-mapped: they may be larger than the memory, and NaN in them is found when a
+    sample is read. Where there is no test part (and no `test` file or folder, with x, y or x_test, y_test), a tenth of
+    the samples becomes it. The validation part is a fixed random tenth of the training samples, at most 1,000.
 
     Args:
         test: another file for the test part.
@@ -142,23 +174,44 @@ def load(
     scaling = scaling or Scaling()
     arrays = read(path)
     x, y = _pick(path, arrays, ("x_train", "y_train"), ("x", "y"))
+    held: tuple[Samples, Array] | None = None
     if test is not None:
-        test_x, test_y = _pick(test, read(test), ("x_test", "y_test"), ("x", "y"))
+        held = _pick(test, read(test), ("x_test", "y_test"), ("x", "y"))
     elif "x_test" in arrays:
-        test_x, test_y = _pick(path, arrays, ("x_test", "y_test"))
-    else:
-        rest, held = _hold_out(len(x), 1)
-        test_x, test_y, x, y = x[held], y[held], x[rest], y[rest]
-    x, y, test_x, test_y = x[:train_samples], y[:train_samples], test_x[:test_samples], test_y[:test_samples]
-    if len(x) < 2 or len(test_x) < 1:
-        raise DataError(f"{len(x)} training and {len(test_x)} test samples are too few", at=str(path))
-    rest, held = _hold_out(len(x), 0)
-    return Data(
-        Split(x[rest], y[rest], scaling),
-        Split(x[held], y[held], scaling),
-        Split(test_x, test_y, scaling),
-        _digest(scaling, x, y, test_x, test_y),
+        held = _pick(path, arrays, ("x_test", "y_test"))
+    return _divided(
+        Split(x, y, scaling), None if held is None else Split(*held, scaling), str(path), train_samples, test_samples
     )
+
+
+def from_dataset(
+    train: MapStyle,
+    test: MapStyle | None = None,
+    *,
+    scaling: Scaling | None = None,
+    labels: Array | None = None,
+    test_labels: Array | None = None,
+) -> Data:
+    """Take the samples of `torch.utils.data.Dataset`s of pairs (sample, label); held out as by `load`.
+
+    A sample is read when a batch asks for it, and again whenever it is asked for, so it must always be the same.
+
+    Args:
+        train, test: map-style: with a length, and items by number from 0; samples are tensors or arrays of one shape.
+        scaling: what the model wants, if the data set's transforms do not do it.
+        labels, test_labels: right answers [N]; without them all samples are read once, at the beginning.
+
+    Raises:
+        DataError: no length, items that are no such pairs or not the same when read again, wrong labels.
+    """
+    scaling = scaling or Scaling()
+
+    def split(dataset: MapStyle, name: str, given: Array | None) -> Split:
+        x, y = of_dataset(dataset, name, given)
+        return Split(x, _labels(x.at, f"the labels of {name}", y, len(x)), scaling)
+
+    held = None if test is None else split(test, "test", test_labels)
+    return _divided(split(train, "train", labels), held, type(train).__name__)
 
 
 def load_test(path: str | Path, scaling: Scaling, samples: int | None = None) -> Split:
@@ -168,12 +221,14 @@ def load_test(path: str | Path, scaling: Scaling, samples: int | None = None) ->
 
 
 def read(path: str | Path) -> dict[str, Array]:
-    """All arrays of an npz file; never unpickles.
+    """All arrays of an npz file, or those of a folder's npy files, memory-mapped; never unpickles.
 
     Raises:
         DataError: says what is wrong with the file.
     """
     path = Path(path)
+    if path.is_dir():
+        return {file.stem: _mapped(file) for file in sorted(path.glob("*.npy"))}
     if not path.is_file():
         raise DataError("there is no such file" if not path.exists() else "is not a file", at=str(path))
     try:
@@ -191,47 +246,30 @@ def read(path: str | Path) -> dict[str, Array]:
     return arrays
 
 
-def frames(
-    t: Array, p: Array, x: Array, y: Array, steps: int, shape: tuple[int, int], duration: int | None = None
-) -> Array:
-    """Events of one recording, counted in `steps` frames of equal duration: uint16 [steps, 2, height, width].
-
-    Frame k holds the events with k <= (t - first t) * steps / duration < k + 1, channel 0 those of polarity 0 (OFF).
-
-    Args:
-        t: time in microseconds, integers [n], in any order.
-        p: polarity, 0 or 1, [n].
-        x, y: column and row, from 0, [n].
-        shape: height and width of the sensor, (34, 34) for N-MNIST (Orchard et al. 2015, arXiv 1507.07629).
-        duration: of the whole recording in microseconds, later events are left out; by default up to the last event.
-
-    Raises:
-        DataError: no steps or duration, arrays that do not fit together, events outside of the sensor.
-    """
-    arrays = [np.asarray(array) for array in (t, p, x, y)]
-    if any(a.ndim != 1 or a.dtype.kind not in "iub" or len(a) != len(arrays[0]) for a in arrays):
-        raise DataError(
-            "t, p, x and y of events are integers, as many of each", hint="frames(t, p, x, y, steps, shape)"
-        )
-    if steps < 1 or (duration is not None and duration < 1):
-        raise DataError(f"events cannot be counted in steps={steps} of duration={duration}")
-    made = np.zeros((steps, 2, *shape), np.int64)
-    if not len(t):
-        return made.astype(np.uint16)
-    time, *place = (array.astype(np.int64) for array in arrays)
-    for word, array, size in zip(("p", "y", "x"), (place[0], place[2], place[1]), (2, *shape), strict=True):
-        if array.min() < 0 or array.max() >= size:
-            raise DataError(f"{word} of events goes from {array.min()} to {array.max()}, not from 0 to {size - 1}")
-    time -= time.min()
-    frame = time * steps // (int(time.max()) + 1 if duration is None else duration)
-    inside = frame < steps
-    np.add.at(made, (frame[inside], place[0][inside], place[2][inside], place[1][inside]), 1)
-    if made.max() > np.iinfo(np.uint16).max:
-        raise DataError(f"{made.max()} events of one pixel in one frame", hint="more steps")
-    return made.astype(np.uint16)
+def _mapped(path: Path) -> Array:
+    """A memory-mapped npy file."""
+    try:
+        return np.asanyarray(np.load(path, mmap_mode="r", allow_pickle=False))
+    except Exception as error:  # as in `read`
+        raise DataError(f"cannot be read as npy: {error}", at=str(path), hint="numpy.save(path, array)") from None
 
 
-def _pick(path: str | Path, arrays: dict[str, Array], *pairs: tuple[str, str]) -> tuple[Array, Array]:
+def _divided(
+    train: Split, test: Split | None, at: str, train_samples: int | None = None, test_samples: int | None = None
+) -> Data:
+    """The three parts, and their digest; nothing is read but what that needs."""
+    if test is None:
+        rest, held = _hold_out(len(train), 1)
+        test, train = train.pick(held), train.pick(rest)
+    train, test = train.take(train_samples), test.take(test_samples)
+    if len(train) < 2 or len(test) < 1:
+        raise DataError(f"{len(train)} training and {len(test)} test samples are too few", at=at)
+    rest, held = _hold_out(len(train), 0)
+    digest = _digest(train.scaling, train.raw, train.labels, test.raw, test.labels)
+    return Data(train.pick(rest), train.pick(held), test, digest)
+
+
+def _pick(path: str | Path, arrays: dict[str, Array], *pairs: tuple[str, str]) -> tuple[Samples, Array]:
     for name_x, name_y in pairs:
         if name_x in arrays and name_y in arrays:
             return _checked(path, name_x, arrays[name_x]), _labels(path, name_y, arrays[name_y], len(arrays[name_x]))
@@ -239,9 +277,11 @@ def _pick(path: str | Path, arrays: dict[str, Array], *pairs: tuple[str, str]) -
     raise DataError(f"holds {', '.join(arrays) or 'nothing'}, not {wanted}", at=str(path))
 
 
-def _checked(path: str | Path, name: str, x: Array) -> Array:
+def _checked(path: str | Path, name: str, x: Array) -> Samples:
     if x.ndim < 2 or x.dtype.kind not in "fiu":
         raise DataError(f"{name} is {x.dtype}{list(x.shape)}, not numbers [samples, ...]", at=str(path))
+    if isinstance(x, np.memmap):
+        return mapped(Path(path), name, x)
     if x.dtype.kind == "f" and not np.isfinite(x).all():
         bad = int(np.unique(np.nonzero(~np.isfinite(x))[0]).size)
         raise DataError(f"{name} has NaN or infinity in {bad} of {len(x)} samples", at=str(path))
@@ -263,9 +303,14 @@ def _hold_out(count: int, stream: int) -> tuple[Array, Array]:
     return np.sort(order[size:]), np.sort(order[:size])
 
 
-def _digest(scaling: Scaling, *arrays: Array) -> str:
+def _digest(scaling: Scaling, *arrays: Samples) -> str:
+    """Of types, shapes and contents; of stored samples `IDENTIFIED`, evenly spaced, stand for all."""
     total = hashlib.sha256(repr(scaling).encode())
     for array in arrays:
-        total.update(f"{array.dtype}{array.shape}".encode())
-        total.update(np.ascontiguousarray(array).tobytes())
+        some = array
+        if isinstance(array, Stored):
+            some = array[np.unique(np.linspace(0, len(array) - 1, IDENTIFIED).astype(np.int64))]
+        assert isinstance(some, np.ndarray)
+        total.update(f"{some.dtype}{array.shape}".encode())
+        total.update(np.ascontiguousarray(some).tobytes())
     return total.hexdigest()

@@ -6,6 +6,7 @@ import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, Protocol, Self
 
@@ -38,6 +39,17 @@ class Keeper(Protocol):
         """What comes next runs after the passes `before`."""
 
 
+Tell = Callable[[str, float, int], None]
+"""(which number, its value, updates done)"""
+
+
+class Log(Protocol):
+    """Is told how trainings go; see `snnc.train.tensorboard`."""
+
+    def training(self, name: str, done: int) -> AbstractContextManager[Tell]:
+        """What the next training, of the rule `name`, tells its numbers; `done` updates were done before."""
+
+
 @dataclass
 class Context:
     """What a run may consult besides the graph: data, teacher, seed, device; and whom it tells.
@@ -46,6 +58,7 @@ class Context:
         teacher: the imported analog graph.
         seed: with the name of the pass it makes `rng`.
         checkpoints: where trainers keep how far they are; None: nowhere.
+        log: whom trainers tell loss, rate and validation accuracy; None: nobody.
     """
 
     data: Data | None = None
@@ -55,6 +68,7 @@ class Context:
     progress: Progress = silent
     notes: list[str] = field(default_factory=list)
     checkpoints: Keeper | None = None
+    log: Log | None = None
 
     def note(self, text: str) -> None:
         """Say what a pass declined and why, or what it found; it ends up in the ledger."""
@@ -145,12 +159,14 @@ class Pipeline:
         device: str = "cpu",
         progress: Progress = silent,
         checkpoints: Keeper | None = None,
+        log: Log | None = None,
     ) -> tuple[Graph, Ledger]:
         """Run every pass, verify after each, and judge each on the validation samples; no pass sees the test part.
 
         Args:
             checkpoints: where trainers keep how far they are: `snnc.train.Checkpoints(folder)`. Those that lie there
                 are gone on from.
+            log: whom trainers tell how they go: `snnc.train.TensorBoard(folder)`.
 
         Raises:
             SnncError: of the pass that failed; any error has a note of which one and what ran before it.
@@ -162,7 +178,7 @@ class Pipeline:
         ledger = Ledger()
         for i, step in enumerate(self.passes):
             progress(step.name, i, len(self.passes))
-            ctx = Context(data, teacher, seed, device, progress, checkpoints=checkpoints)
+            ctx = Context(data, teacher, seed, device, progress, checkpoints=checkpoints, log=log)
             if checkpoints is not None:
                 checkpoints.after(",".join(map(str, self.passes[:i])))
             start = time.perf_counter()
@@ -240,7 +256,7 @@ def judged(
     row = Row(step, None, "validation", graph.stage, len(graph.nodes), {}, notes, changed, seconds)
     if data is None:
         return row
-    x = data.validation.x()
+    x = data.validation
     share = accuracy(single(executor.run(graph, {next(iter(graph.inputs)): x}, device)), data.validation.labels)
     if teacher is None:
         return replace(row, accuracy=share)

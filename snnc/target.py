@@ -11,7 +11,7 @@ from . import spec
 from .artifact import Bundle, canonical, graph_files, graph_from
 from .data import Data
 from .errors import ArtifactError, PipelineError, TargetError
-from .ir import Array, Graph, Stage
+from .ir import Array, Graph, Samples, Stage
 from .pipeline import Pipeline, Progress, silent
 from .report import Ledger
 
@@ -70,7 +70,7 @@ class Chip(ABC):
     seed: int
 
     @abstractmethod
-    def run(self, x: Array, progress: Progress = silent) -> dict[str, Array]:
+    def run(self, x: Samples, progress: Progress = silent) -> dict[str, Array]:
         """Outputs [N, ...] by name for inputs x [N, ...]."""
 
     @abstractmethod

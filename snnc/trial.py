@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from . import importer
-from .data import Data
+from .data import BATCH, Data, Split
 from .ir import Array, Graph, Stage
 from .pipeline import Progress, single
 from .report import Row
@@ -20,6 +21,8 @@ from .target import Artifact
 
 CHIP_SAMPLES = 1000
 """Test samples that every chip of a population is judged on."""
+HELD = 2**28
+"""Bytes of test samples that the original model is given at once, unless one batch of them has more."""
 
 
 def on_test_part(
@@ -32,23 +35,23 @@ def on_test_part(
     progress: Progress,
 ) -> list[Row]:
     """The test part, seen once: the original model, the imported one, the spiking one."""
-    x, labels, name = data.test.x(), data.test.labels, next(iter(ann.inputs))
+    labels, name = data.test.labels, next(iter(ann.inputs))
     found: list[tuple[str, Array, Graph, float]] = []
     notes: tuple[str, ...] = ()
     start = time.perf_counter()
     progress("judge on the test part", 0, 3)
-    ours = single(torch_executor.run(ann, {name: x}, device))
+    ours = single(torch_executor.run(ann, {name: data.test}, device))
     seconds = time.perf_counter() - start
     if not isinstance(model, Graph):
         start = time.perf_counter()
         progress("judge on the test part", 1, 3)
-        theirs = single(importer.judge(model, totals(ann, {name: x}), reading))
+        theirs = _original(model, reading, ann, data.test)
         notes = (f"largest difference to the imported network: {np.abs(theirs - ours).max():.1e}",)
         found.append(("onnxruntime", theirs, ann, time.perf_counter() - start))
     found.append(("ann", ours, ann, seconds))
     start = time.perf_counter()
     progress("judge on the test part", 2, 3)
-    spiking = single(torch_executor.run(snn, {name: x}, device))
+    spiking = single(torch_executor.run(snn, {name: data.test}, device))
     found.append(("snn", spiking, snn, time.perf_counter() - start))
     return [
         Row(
@@ -59,19 +62,26 @@ def on_test_part(
     ]  # fmt: skip
 
 
+def _original(model: str | Path, reading: importer.Options, ann: Graph, split: Split) -> Array:
+    """What the model file gives, [N, ...], on samples of which at most `HELD` bytes are read at a time."""
+    (name,) = ann.inputs
+    whole = max(HELD // (4 * math.prod(split.shape[1:])) // BATCH, 1) * BATCH
+    parts = [single(importer.judge(model, totals(ann, {name: x}), reading)) for x in split.batches(whole)]
+    return np.concatenate(parts)
+
+
 def on_chips(
     artifact: Artifact, data: Data, chips: int, device: str, progress: Progress
 ) -> tuple[list[dict[str, Any]], list[Row]]:
     """Try the artifact on devices 0..chips-1, before and after one epoch of calibration."""
     test = data.test.take(CHIP_SAMPLES)
-    x = test.x()
     found: list[dict[str, Any]] = []
     start = time.perf_counter()
     for seed in range(chips):
         chip = artifact.load(seed, device=device)
-        before = accuracy(single(chip.run(x, progress)), test.labels)
+        before = accuracy(single(chip.run(test, progress)), test.labels)
         chip.calibrate(data, 1, progress)
-        after = accuracy(single(chip.run(x, progress)), test.labels)
+        after = accuracy(single(chip.run(test, progress)), test.labels)
         found.append({"seed": seed, "before": round(before, 6), "after": round(after, 6)})
     rows = []
     for step, key in (("chips", "before"), ("chips, calibrated", "after")):

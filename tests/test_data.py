@@ -36,7 +36,7 @@ def numbered(count: int, start: int = 0) -> dict[str, Any]:
 
 
 def ids(split: Split) -> set[int]:
-    return {int(v) for v in split.raw[:, 0]}
+    return {int(v) for v in split.raw[:][:, 0]}
 
 
 # --- scaling
@@ -190,7 +190,7 @@ def folder(path: Path) -> None:
         (one_array, "is one array, not an npz file"),
         (not_an_array_inside, "which is no array"),
         (spoilt_header, "cannot be read as npz"),
-        (folder, "is not a file"),
+        (folder, "holds nothing, not x_train, y_train or x, y"),
         (lambda path: None, "there is no such file"),
     ],
 )
@@ -264,6 +264,99 @@ def test_arrays_that_cannot_be_used(save: Save, arrays: dict[str, Any], message:
         data.load(path)
     assert message in caught.value.message
     assert caught.value.at == str(path)
+
+
+# --- folders of npy files
+
+
+@pytest.fixture
+def save_folder(tmp_path: Path) -> Save:
+    def write(name: str = "folder", **arrays: Any) -> Path:
+        (tmp_path / name).mkdir()
+        for key, array in arrays.items():
+            np.save(tmp_path / name / f"{key}.npy", array)
+        return tmp_path / name
+
+    return write
+
+
+def test_a_folder_has_the_parts_of_an_npz_file(save: Save, save_folder: Save) -> None:
+    ours, theirs = data.load(save_folder(**numbered(100)), test_samples=5), data.load(save(**numbered(100)))
+    for one, other in ((ours.train, theirs.train), (ours.validation, theirs.validation), (ours.test, theirs.test)):
+        np.testing.assert_array_equal(one.x(), other.x(slice(len(one))))
+        np.testing.assert_array_equal(one.labels, other.labels[: len(one)])
+    both = save_folder("b", x_train=X, y_train=Y, x_test=X + 1, y_test=Y)
+    assert ids(data.load(both).test) == {1}
+    np.testing.assert_array_equal(data.load_test(both, Scaling(2.0), 3).x(), X[:3] * 2 + 2)
+    assert ids(data.load(save("own.npz", **numbered(9)), test=both).test) == {1}
+
+
+def test_of_a_folder_nothing_is_read_before_it_is_asked_for(save_folder: Save) -> None:
+    """NaN in a sample that the digest does not look at is found, and named, when a batch has it."""
+    x = numbered(3000)["x"]
+    x[1001] = np.nan
+    path = save_folder(x_train=x, y_train=np.zeros(3000, int), x_test=X, y_test=Y)
+    found = data.load(path)
+    place = int(np.flatnonzero(found.train.raw.numbers == 1001)[0])  # type: ignore[attr-defined]
+    assert found.train.x(np.array([place - 1, place + 1])).shape == (2, 1)
+    with pytest.raises(DataError) as caught:
+        found.train.x(np.array([0, place, 1]))
+    assert caught.value.message == "x_train has NaN or infinity in sample 1001"
+    assert caught.value.at == str(path)
+
+
+def test_the_digest_of_a_folder_is_of_labels_shapes_and_some_samples(save_folder: Save) -> None:
+    base, many = numbered(3000), numbered(3000)
+    seen, unseen = base["x"].copy(), base["x"].copy()
+    unseen[1001] += 0.5
+    seen[-1] += 0.5
+    labels = np.array(base["y"])
+    labels[1001] += 1
+    found = [
+        data.load(save_folder(f"{i}", x_train=x, y_train=y, x_test=seen[:4], y_test=Y), scaling=scaling).digest
+        for i, (x, y, scaling) in enumerate(
+            [
+                (many["x"], many["y"], None),
+                (unseen, base["y"], None),
+                (seen, base["y"], None),
+                (base["x"], labels, None),
+                (base["x"].reshape(-1, 1, 1), base["y"], None),
+                (base["x"][:-1], base["y"][:-1], None),
+                (base["x"], base["y"], Scaling(2.0)),
+            ]
+        )
+    ]
+    assert found[0] == found[1]
+    assert len(set(found[1:])) == 6
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"x": X, "y": Y[:3]}, "y has shape [3], not one label for each of 4 samples"),
+        ({"x": X, "y": Y.astype(float)}, "y is float64: labels are class numbers from 0"),
+        ({"x": Y, "y": Y}, "x is int64[4], not numbers [samples, ...]"),
+        ({"x": np.array([[{}]]), "y": Y[:1]}, "cannot be read as npy: Array can't be memory-mapped"),
+        ({"x": X[:0], "y": Y[:0]}, "0 training and 0 test samples are too few"),
+        ({"x": X[:1], "y": Y[:1]}, "0 training and 1 test samples are too few"),
+    ],
+)
+def test_folders_that_cannot_be_used(save_folder: Save, arrays: dict[str, Any], message: str) -> None:
+    path = save_folder(**arrays)
+    with pytest.raises(DataError) as caught:
+        data.load(path)
+    assert message in str(caught.value)
+    assert str(caught.value.at).startswith(str(path))
+
+
+def test_a_file_of_a_folder_that_is_cut_short(save_folder: Save) -> None:
+    path = save_folder(**numbered(50))
+    (path / "x.npy").write_bytes((path / "x.npy").read_bytes()[:-8])
+    with pytest.raises(DataError, match="cannot be read as npy"):
+        data.load(path)
+    (path / "x.npy").write_text("x,y")
+    with pytest.raises(DataError, match="cannot be read as npy"):
+        data.load(path)
 
 
 # --- data against model

@@ -17,7 +17,7 @@ from .params import READABLE, output_options
 @click.argument("build", type=READABLE)
 @click.option(
     "--data", "data_path", type=READABLE, required=True,
-    help="npz: x_test, y_test or x, y; an artifact holds no samples of its own.",
+    help="npz, or folder of npy: x_test, y_test or x, y; an artifact holds no samples of its own.",
 )  # fmt: skip
 @click.option("--samples", type=click.IntRange(1), default=256, show_default=True, help="Use only the first so many.")
 @click.option("--device", default="cpu", show_default=True, help="Where torch computes: cpu or cuda.")

@@ -19,7 +19,7 @@ from snnc.errors import SnncError
 from snnc.passes import PASSES
 from snnc.report import Row
 from snnc.targets import TARGETS
-from snnc.train import TRAINERS, parallel
+from snnc.train import TRAINERS, TensorBoard, parallel
 
 from . import show
 from .explain import explain
@@ -36,9 +36,10 @@ def cli() -> None:
 @click.argument("model", type=READABLE)
 @click.option("--target", default="dynap-sim", show_default=True, help="Chip and its options: name{key=value}.")
 @click.option(
-    "--data", "data_path", type=READABLE, required=True, help="npz: x_train, y_train, x_test, y_test or x, y."
-)
-@click.option("--test", "test_path", type=READABLE, help="Another npz for the test part.")
+    "--data", "data_path", type=READABLE, required=True,
+    help="npz, or folder of npy: x_train, y_train, x_test, y_test or x, y.",
+)  # fmt: skip
+@click.option("--test", "test_path", type=READABLE, help="Another npz or folder for the test part.")
 @click.option("--pipeline", help="Passes and trainers instead of the target's own recipe.")
 @click.option("--max-drop", type=float, help="Points that conversion may cost: searches T, percentile and bits.")
 @click.option("--steps", type=Steps(), help="T: 16; or, with --max-drop, the range to search: 4..32.")
@@ -48,6 +49,7 @@ def cli() -> None:
 @click.option("--train-samples", type=click.IntRange(1), help="Use only the first so many.")
 @click.option("--test-samples", type=click.IntRange(1), help="Use only the first so many.")
 @click.option("--device", default="cpu", show_default=True, help="Where torch computes: cpu or cuda.")
+@click.option("--log", type=READABLE, help="Folder of TensorBoard event files: how the training goes.")
 @resume_options
 @scaling_options
 @reading_options
@@ -55,8 +57,8 @@ def cli() -> None:
 def compile_command(
     model: Path, target: str, data_path: Path, test_path: Path | None, pipeline: str | None, max_drop: float | None,
     steps: range | None, out: Path, seed: int, chips: int, train_samples: int | None, test_samples: int | None,
-    device: str, resume: bool | None, save_every: float, scale: float, mean: tuple[float, ...], std: tuple[float, ...],
-    reading: importer.Options, as_json: bool, quiet: bool,
+    device: str, log: Path | None, resume: bool | None, save_every: float, scale: float, mean: tuple[float, ...],
+    std: tuple[float, ...], reading: importer.Options, as_json: bool, quiet: bool,
 ) -> None:  # fmt: skip
     """Compile MODEL (an ONNX file) for a chip and report the accuracy at every step."""
     chosen = api.target_of(target)
@@ -65,6 +67,7 @@ def compile_command(
     scaling = data_files.Scaling(scale, mean, std)
     api.check_place(out)
     api.check_resume(out, resume)
+    told = None if log is None else TensorBoard(log)
     device = parallel.own_device(device)
     api.check_device(device)
     graph = importer.load(model, reading)
@@ -75,7 +78,8 @@ def compile_command(
     with show.progress(quiet or not parallel.is_first()) as progress, api.resumable(out):
         made = api.build(
             model, chosen, data=samples, out=out, seed=seed, pipeline=recipe, max_drop=max_drop, steps=steps,
-            chips=chips, device=device, reading=reading, resume=resume, save_every=save_every, progress=progress,
+            chips=chips, device=device, reading=reading, resume=resume, save_every=save_every, log=told,
+            progress=progress,
         )  # fmt: skip
     if not parallel.is_first():
         return None
@@ -137,7 +141,7 @@ def inspect(model_or_artifact: Path, as_text: bool, reading: importer.Options, a
 
 @cli.command()
 @click.argument("build", type=READABLE)
-@click.option("--data", "data_path", type=READABLE, required=True, help="npz: x_test, y_test or x, y.")
+@click.option("--data", "data_path", type=READABLE, required=True, help="npz, or folder of npy: x_test... or x, y.")
 @click.option(
     "--chip", type=click.IntRange(0), help="Run on the device of this seed; without it, on the ideal network."
 )
@@ -173,8 +177,9 @@ def run(
 @cli.command()
 @click.argument("build", type=READABLE)
 @click.option(
-    "--data", "data_path", type=READABLE, required=True, help="npz: x_train, y_train, x_test, y_test or x, y."
-)
+    "--data", "data_path", type=READABLE, required=True,
+    help="npz, or folder of npy: x_train, y_train, x_test, y_test or x, y.",
+)  # fmt: skip
 @click.option("--chip", type=click.IntRange(0), default=0, show_default=True, help="The device's seed.")
 @click.option("--epochs", type=click.IntRange(1), default=1, show_default=True)
 @click.option("--state", type=READABLE, help="Go on from what an earlier calibration stored.")

@@ -4,6 +4,7 @@ from .draft import OFF, Draft, stands_for
 from .graph import Array, Attr, Constraint, Graph, Kind, Node, Shape, Stage, TensorType
 from .ops import CURVES, LINEAR, NAME, OPS, WEIGHTED, WIRING, attr_ints, roles
 from .parts import LAYERS, between_layers, chained, earlier_than, front, later_than, steady
+from .streams import Samples
 from .text import parse, to_text
 from .verify import verify
 
@@ -23,6 +24,7 @@ __all__ = [
     "Graph",
     "Kind",
     "Node",
+    "Samples",
     "Shape",
     "Stage",
     "TensorType",

@@ -7,7 +7,21 @@ total charge is the analog input either way.
 
 from __future__ import annotations
 
-from .graph import Graph, Shape
+from typing import Protocol
+
+from .graph import Array, Graph, Shape
+
+
+class Samples(Protocol):
+    """Samples [N, ...]: an array, or what reads those of a slice or of indices when it is asked."""
+
+    @property
+    def shape(self) -> Shape:
+        """[N, ...]."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: slice | Array, /) -> Array: ...
 
 
 def streamed(graph: Graph) -> frozenset[str]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from snnc.data import Data
 from snnc.errors import SnncError
-from snnc.ir import Array, Graph
+from snnc.ir import Array, Graph, Samples
 from snnc.pipeline import Context, Pass, Pipeline, Progress, apply_pass, single
 from snnc.sim import torch as executor
 from snnc.sim.cost import measure
@@ -78,7 +78,7 @@ class Judge:
     graph: Graph
     ctx: Context
     goal: Goal
-    x: Array
+    x: Samples
     labels: Array
     ann: Array
     progress: Progress
@@ -94,8 +94,8 @@ class Judge:
         teacher = graph.teacher or graph
         ctx = Context(replace(data, test=data.train.take(0)), teacher, seed, device)
         order = ctx.rng(NAME).permutation(len(data.validation))
-        x, labels = data.validation.x(order), data.validation.labels[order]
-        return cls(recipe, graph, ctx, goal, x, labels, _hits(teacher, x, labels, device), progress)
+        x = data.validation.pick(order)
+        return cls(recipe, graph, ctx, goal, x, x.labels, _hits(teacher, x, x.labels, device), progress)
 
     def fits(self, choice: Choice) -> bool:
         """Whether the drop is within the budget, as far as the samples judged can tell."""
@@ -163,7 +163,7 @@ class Judge:
         candidate.seconds += time.perf_counter() - start
 
 
-def _hits(graph: Graph, x: Array, labels: Array, device: str) -> Array:
+def _hits(graph: Graph, x: Samples, labels: Array, device: str) -> Array:
     """Whether each of x [n, ...] is classified right, [n] bool."""
     scores = single(executor.run(graph, {next(iter(graph.inputs)): x}, device))
     return np.asarray(scores.argmax(axis=1) == labels)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from snnc.errors import GraphError
-from snnc.ir import Array, Graph, roles
+from snnc.ir import Array, Graph, Samples, roles
 
 from .advice import advise
 from .findings import READOUT, Diagnosis, Gain, Row
@@ -35,7 +35,7 @@ TOP = 8
 def diagnose(
     graph: Graph,
     teacher: Graph,
-    x: Array,
+    x: Samples,
     labels: Array | None = None,
     device: str = "cpu",
     progress: Progress = lambda *_: None,
@@ -60,7 +60,7 @@ def diagnose(
         return _whole(probe, _rows(probe), labels)
 
 
-def layers(graph: Graph, teacher: Graph, x: Array, device: str = "cpu") -> tuple[Row, ...]:
+def layers(graph: Graph, teacher: Graph, x: Samples, device: str = "cpu") -> tuple[Row, ...]:
     """The layers' part of `diagnose`: every layer's error and its causes, no run of the network with a cause off.
 
     Raises:
@@ -72,7 +72,7 @@ def layers(graph: Graph, teacher: Graph, x: Array, device: str = "cpu") -> tuple
         return _rows(Probe(graph, teacher, x, device))
 
 
-def obstacle(graph: Graph, teacher: Graph, x: Array) -> GraphError | None:
+def obstacle(graph: Graph, teacher: Graph, x: Samples) -> GraphError | None:
     """Why there is nothing to compare; None where `diagnose` works."""
     if not graph.steps:
         return GraphError("the graph has no time steps: there is nothing to explain", hint="compile it first")

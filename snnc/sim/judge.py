@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import torch
 
-from snnc.ir import Array, Graph
+from snnc.ir import Array, Graph, Samples
 
 from .ideal import in_weight_steps
 from .torch import exact, forward, per_channel, tensors, to_tensor
@@ -35,7 +35,7 @@ def activations(
     return found
 
 
-def layer_errors(graph: Graph, teacher: Graph, x: Array, device: str = "cpu") -> dict[str, float]:
+def layer_errors(graph: Graph, teacher: Graph, x: Samples, device: str = "cpu") -> dict[str, float]:
     """||a - a_teacher|| / ||a_teacher|| by layer, for the layers that the teacher has by the same name and shape.
 
     Where the teacher's layer is dead (norm 0), ||a||. Neurons in units of their weight steps are left out.

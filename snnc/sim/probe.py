@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from snnc.ir import WEIGHTED, Array, Graph, Node, earlier_than, roles
+from snnc.ir import WEIGHTED, Graph, Node, Samples, earlier_than, roles
 from snnc.ir.batchnorm import fold
 
 from .ideal import Layer, block, charges
@@ -98,7 +98,7 @@ class Probe:
     """
 
     def __init__(
-        self, graph: Graph, teacher: Graph, x: Array, device: str = "cpu", progress: Progress = lambda *_: None
+        self, graph: Graph, teacher: Graph, x: Samples, device: str = "cpu", progress: Progress = lambda *_: None
     ) -> None:
         self.progress = progress
         self.graph, self.teacher = graph, fold(teacher, lambda text: None)

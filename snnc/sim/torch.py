@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from snnc.ir import Array, Graph, Node, attr_ints, roles
+from snnc.ir import Array, Graph, Node, Samples, attr_ints, roles
 
 from .curves import CURVES, curve
 from .encoding import events, totals
@@ -46,7 +46,7 @@ def tensors(graph: Graph, device: str = "cpu") -> dict[str, Tensor]:
     return {name: torch.tensor(array, device=device) for name, array in graph.params.items()}
 
 
-def run(graph: Graph, x: Mapping[str, Array], device: str = "cpu", chunk: int = CHUNK) -> dict[str, Array]:
+def run(graph: Graph, x: Mapping[str, Samples], device: str = "cpu", chunk: int = CHUNK) -> dict[str, Array]:
     """The outputs of `graph` by the user's output names, without gradients.
 
     Args:

@@ -12,6 +12,7 @@ from .ottt import OTTT
 from .ptl import PTL
 from .sltt import SLTT
 from .tandem import Tandem
+from .tensorboard import TensorBoard
 from .tet import TET
 from .trainer import Batch, Learner, Rule, Trainer
 
@@ -46,5 +47,6 @@ __all__ = [
     "Learner",
     "Rule",
     "Tandem",
+    "TensorBoard",
     "Trainer",
 ]

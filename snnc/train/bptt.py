@@ -1,6 +1,6 @@
 r"""Backpropagation through time with surrogate gradients (STBP; SLTT section 3.2): the yardstick of the other rules.
 
-    L = cross-entropy(what the network decodes, labels)          (SLTT eq. 4)
+    L = loss(what the network decodes, labels)          (SLTT eq. 4; `snnc.train.losses`)
 
 The gradient is the chain rule's own through all layers and all T steps, leak and reset included (eq. 7 to 10); only
 dS/dU is a surrogate (eq. 5 and 6). What is kept for the way back grows with T.
@@ -16,7 +16,8 @@ from snnc.ir import Graph
 from snnc.pipeline import Context
 from snnc.sim.torch import forward
 
-from .end_to_end import EndToEnd, cross_entropy
+from .end_to_end import EndToEnd
+from .losses import criterion
 from .readout import readout
 from .trainer import Batch, Learner, check, from_loss
 
@@ -34,6 +35,7 @@ class BPTT(EndToEnd):
         """What makes the gradients of one batch."""
         (name,) = graph.inputs
         scores = readout(graph)
+        judge = criterion(self, graph, scores, ctx)
 
         def loss(batch: Batch) -> Tensor:
             values = forward(
@@ -44,6 +46,6 @@ class BPTT(EndToEnd):
                 surrogate=self.surrogate,
                 keep=lambda node: node.name == scores,
             )
-            return cross_entropy(values[scores], batch.labels)
+            return judge(values[scores], batch.labels)
 
         return from_loss(loss)

@@ -254,7 +254,7 @@ def _data_digest(ctx: Context) -> str:
     if ctx.data.digest:
         return ctx.data.digest
     splits = ctx.data.train, ctx.data.validation
-    return digest(part for split in splits for part in (repr(split.scaling), split.raw, split.labels))
+    return digest(part for split in splits for part in (repr(split.scaling), split.raw[:], split.labels))
 
 
 def _short(value: object) -> str:

@@ -25,15 +25,15 @@ from snnc.sim import torch as executor
 from snnc.sim.judge import accuracy
 
 from .coupled import Coupled, agreement, check_neurons, instead
-from .end_to_end import cross_entropy
 from .local import random_weights
 from .loop import loop, validated
+from .losses import Labelled, criterion
 from .readout import check_classes
-from .trainer import Batch, Rule, check, from_loss
+from .trainer import Batch, check, from_loss
 
 
 @dataclass(frozen=True)
-class ConstrainThenTrain(Rule):
+class ConstrainThenTrain(Labelled):
     """Train the network on counts that its analog layers round, then transfer the weights.
 
     Attributes:
@@ -51,11 +51,12 @@ class ConstrainThenTrain(Rule):
         check_neurons(graph, self.name)
         coupled = Coupled(graph)
         check_classes(self.name, graph, coupled.scores)
+        compare = criterion(self, graph, coupled.scores, ctx)
         if self.start == "random":
             graph = graph.edit(params=random_weights(graph, ctx.rng(self.name)))
 
         def loss(batch: Batch) -> Tensor:
-            return cross_entropy(scores(coupled, batch.params, batch.x), batch.labels)
+            return compare(scores(coupled, batch.params, batch.x), batch.labels)
 
         found = loop(self, graph, ctx, from_loss(loss), judge=lambda made: constrained(coupled, made, ctx))
         made = graph.edit(params=found)
@@ -79,6 +80,6 @@ def constrained(coupled: Coupled, graph: Graph, ctx: Context) -> float:
     assert ctx.data is not None, "training needs data"
     split, params = ctx.data.validation, executor.tensors(graph, ctx.device)
     with torch.inference_mode(), executor.exact():
-        batches = torch.split(executor.to_tensor(split.x(), ctx.device), executor.CHUNK)
-        made = torch.cat([scores(coupled, params, x) for x in batches])
+        batches = split.batches(executor.CHUNK)
+        made = torch.cat([scores(coupled, params, executor.to_tensor(x, ctx.device)) for x in batches])
     return accuracy(np.asarray(made.cpu().numpy()), split.labels)

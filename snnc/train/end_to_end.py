@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from snnc.ir import Array, Graph
@@ -17,12 +16,13 @@ from snnc.sim.neurons import Surrogate, spike
 
 from .local import random_weights
 from .loop import loop
+from .losses import Labelled
 from .readout import check_classes, readout
-from .trainer import Learner, Rule
+from .trainer import Learner
 
 
 @dataclass(frozen=True)
-class EndToEnd(Rule):
+class EndToEnd(Labelled):
     """A rule that learns from the labels alone.
 
     Attributes:
@@ -53,8 +53,3 @@ class EndToEnd(Rule):
     def fire(self, u: Tensor, theta: Tensor) -> Tensor:
         """Spikes from U and theta, with the surrogate as derivative."""
         return spike(u, theta, self.width, self.surrogate)
-
-
-def cross_entropy(scores: Tensor, labels: Tensor) -> Tensor:
-    """Of scores [N, classes], or axes of length 1 among them, with labels [N]: a mean over the batch, []."""
-    return F.cross_entropy(scores.flatten(1), labels)

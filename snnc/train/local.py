@@ -1,7 +1,7 @@
 r"""What the local tandem learning rules share: the losses of a batch, the start, and how much the surrogate gates out.
 
     L_l = mean (r_l - rate_l)^2      of every layer of neurons: r_l its target, see `snnc.train.targets` (LTL eq. 4, 9)
-    L   = sum_l L_l + cross-entropy(scores, labels)
+    L   = sum_l L_l + loss(scores, labels)      (cross-entropy, or another of `snnc.train.losses`)
 
 The mean over elements stands in place of the paper's sum. With `output=teacher` the read-out learns the teacher's
 softened answers: tau^2 * cross-entropy(scores / tau, softmax(teacher's scores / tau)), tau the temperature.
@@ -28,15 +28,16 @@ from snnc.sim.neurons import gate
 from snnc.sim.stepper import Stepper
 from snnc.sim.torch import exact, per_channel, tensors, to_tensor
 
+from .losses import Labelled, criterion
 from .parallel import processes
 from .readout import check_classes, readout
 from .targets import Norm, Rounding, Targets
-from .trainer import Batch, Rule
+from .trainer import Batch
 from .units import fan_in, rate_share, weights_of
 
 
 @dataclass(frozen=True)
-class LocalRule(Rule):
+class LocalRule(Labelled):
     """A rule by which every layer of neurons learns its teacher's activations from the spikes before it.
 
     Attributes:
@@ -92,6 +93,7 @@ class Lesson:
         self.rule, self.graph, self.input = rule, graph, next(iter(graph.inputs))
         self.scores, self._answers = readout(graph), readout(ctx.teacher)
         _check(rule, graph, self.scores)
+        self._judge = criterion(rule, graph, self.scores, ctx)
         self.targets = Targets(
             graph, ctx.teacher, ctx.device, rule.norm, rule.percentile, rule.targets, keep={self._answers}
         )
@@ -113,11 +115,10 @@ class Lesson:
 
     def answer(self, scores: Tensor, answers: Tensor) -> Tensor:
         """The loss of the scores [N, classes], axes of size 1 among them or not."""
-        scores = scores.flatten(1)
         if self.rule.output == "labels":
-            return F.cross_entropy(scores, answers)
+            return self._judge(scores, answers)
         tau = self.rule.temperature
-        return tau**2 * F.cross_entropy(scores / tau, answers)
+        return tau**2 * F.cross_entropy(scores.flatten(1) / tau, answers)
 
     def note_gates(self, fitted: Mapping[str, Array], ctx: Context, first: int = 0) -> None:
         """Say which share of updates the boxcar gates out; steps up to `first` make none (LTL, section 2.2)."""
@@ -138,6 +139,11 @@ def _check(rule: LocalRule, graph: Graph, scores: str) -> None:
         raise PipelineError(
             f"'{rule.name}' with norm=batch takes a percentile of the whole batch, of which each process has a share",
             hint="norm=collected, or one process",
+        )
+    if rule.output == "teacher" and (rule.loss != "cross-entropy" or rule.balance):
+        raise PipelineError(
+            f"'{rule.name}' with output=teacher learns answers, not labels: loss and balance say nothing about these",
+            hint="output=labels, or neither of them",
         )
     check_classes(rule.name, graph, scores)
     units = [n for n in graph.nodes if n.op == "lif" and in_weight_steps(graph, n)]

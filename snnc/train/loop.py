@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from torch import Tensor
 from snnc.data import Split
 from snnc.errors import CheckpointError
 from snnc.ir import Array, Constraint, Graph
-from snnc.pipeline import Context, single
+from snnc.pipeline import Context, Tell, single
 from snnc.sim import torch as executor
 from snnc.sim.judge import accuracy
 
@@ -63,8 +64,11 @@ def loop(
         if slot is not None and (ended or slot.due):
             slot.save(training.state())
 
-    while training.goes_on():
-        training.epoch(split, learn, save)
+    with _told(rule, ctx, training.done) as training.tell:
+        if found is None:
+            training.tell("validation", training.best, 0)
+        while training.goes_on():
+            training.epoch(split, learn, save)
     ctx.note(f"kept epoch {training.best_epoch} of {training.epochs}, best on validation: {training.best:.2%}")
     return training.kept
 
@@ -75,8 +79,11 @@ class Training:
     Attributes:
         real: the params that learn, at full precision.
         epochs, at, done: epochs that are done, samples of the next one that are, updates that are.
-        best, best_epoch: the best judgement so far (0 before the first), and after how many epochs it was.
+        best, best_epoch: the best judgement so far (0 before the first), and after how many epochs it was; the latest
+            of equals.
+        improved: after how many epochs it became what it is; `patience` counts from here.
         kept: the params of the best epoch, constraints obeyed.
+        tell: whom every update's loss and rate and every epoch's judgement are told.
     """
 
     def __init__(
@@ -98,14 +105,15 @@ class Training:
         self.samples, self.first_note = len(ctx.training(rule.name)), len(ctx.notes)
         self.updates = rule.epochs * -(-self.samples // rule.batch)
         self.schedule = schedule(rule, self.optimizer, self.updates)
-        self.done = self.at = self.epochs = self.best_epoch = 0
+        self.done = self.at = self.epochs = self.best_epoch = self.improved = 0
         self.stopped = False
+        self.tell: Tell = nobody
         self.best = 0.0
         self.kept = {name: graph.params[name] for name in units}
 
     def goes_on(self) -> bool:
         """Whether another epoch follows."""
-        waited = self.epochs - self.best_epoch
+        waited = self.epochs - self.improved
         return not self.stopped and self.epochs < self.rule.epochs and not 0 < self.rule.patience <= waited
 
     def epoch(self, split: Split, learn: Learner, save: Callable[[bool], None] = lambda ended: None) -> None:
@@ -131,7 +139,11 @@ class Training:
         if not all(bool(param.isfinite().all()) for param in self.real.values()):
             self.ctx.note(f"diverged in epoch {number}: try a lower rate than {self.rule.rate}")
             self.stopped = True
-        elif (share := self.judge()) >= self.best:
+            return
+        share = self.judge()
+        self.tell("validation", share, self.done)
+        if share >= self.best:
+            self.improved = number if share > self.best else self.improved
             self.best, self.best_epoch = share, number
             self.kept = self.params()
 
@@ -143,7 +155,11 @@ class Training:
             x = executor.to_tensor(self.augment.x(split, mine, moves), self.ctx.device)
             labels = torch.as_tensor(split.labels[mine], device=self.ctx.device)
             with executor.exact():
-                learn(Batch({**self.fixed, **leaves}, x, labels, rng))
+                loss = learn(Batch({**self.fixed, **leaves}, x, labels, rng))
+            if self.tell is not nobody:
+                self.tell("loss", float(loss), self.done + 1)
+                first = self.optimizer.param_groups[0]
+                self.tell("rate", self.rule.rate * first["lr"] / first["initial_lr"], self.done + 1)
         for name, param in self.real.items():
             gradient = leaves[name].grad
             param.grad = torch.zeros_like(param) if gradient is None else self.seen[name].back(gradient)
@@ -183,8 +199,8 @@ class Training:
         tensors = {name: value.detach().cpu().numpy() for name, value in arrays.items()}
         tensors |= {f"kept.{name}": array for name, array in self.kept.items()}
         rates, notes = [float(g["lr"]) for g in held["param_groups"]], self.ctx.notes[self.first_note :]
-        best, stopped = float(self.best), self.stopped
-        place = Position(self.epochs, self.at, self.done, best, self.best_epoch, stopped, rates, notes)
+        best, improved, stopped = float(self.best), self.improved, self.stopped
+        place = Position(self.epochs, self.at, self.done, best, self.best_epoch, improved, stopped, rates, notes)
         return State(tensors, place)
 
     def layout(self) -> dict[str, tuple[int, ...]]:
@@ -208,7 +224,7 @@ class Training:
         size = self.rule.batch
         updates = place.epochs * -(-self.samples // size) + -(-place.at // size)
         whole = place.at in range(0, self.samples, size) or place.at == self.samples
-        counted = 0 < updates == place.updates <= self.updates and place.best_epoch <= place.epochs
+        counted = 0 < updates == place.updates <= self.updates and place.improved <= place.best_epoch <= place.epochs
         if not (whole and counted and len(place.rates) == len(self.real)):
             raise CheckpointError("is at a place where this training cannot be")
 
@@ -227,15 +243,25 @@ class Training:
         )
         self.kept = {name: state.tensors[f"kept.{name}"] for name in self.real}
         self.epochs, self.at, self.done = place.epochs, place.at, place.updates
-        self.best, self.best_epoch, self.stopped = place.best, place.best_epoch, place.stopped
+        self.best, self.best_epoch, self.improved = place.best, place.best_epoch, place.improved
+        self.stopped = place.stopped
         self.ctx.notes[self.first_note :] = [*place.notes, *self.ctx.notes[self.first_note :]]
+
+
+def nobody(what: str, value: float, done: int) -> None:
+    """Who is told, where nobody wants to know."""
+
+
+def _told(rule: Rule, ctx: Context, done: int) -> AbstractContextManager[Tell]:
+    """Whom the training tells; of several processes the first alone does."""
+    return nullcontext(nobody) if ctx.log is None or not parallel.is_first() else ctx.log.training(rule.name, done)
 
 
 def validated(graph: Graph, ctx: Context) -> float:
     """Accuracy of the network as it is deployed, on the validation samples."""
     assert ctx.data is not None, "training needs data"
     split = ctx.data.validation
-    return accuracy(single(executor.run(graph, {next(iter(graph.inputs)): split.x()}, ctx.device)), split.labels)
+    return accuracy(single(executor.run(graph, {next(iter(graph.inputs)): split}, ctx.device)), split.labels)
 
 
 def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

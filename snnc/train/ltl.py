@@ -109,11 +109,11 @@ class LTL(LocalRule):
     def fit_of(self, lesson: Lesson, graph: Graph, layers: tuple[str, ...], ctx: Context) -> float:
         """How well the layers' rates fit on validation: 1 - |r - C/T|^2 / |r|^2, at most 1."""
         assert ctx.data is not None
-        x, part = ctx.data.validation.x(), graph.edit(outputs={layer: layer for layer in layers})
+        part = graph.edit(outputs={layer: layer for layer in layers})
         params, missed, whole = tensors(part, ctx.device), 0.0, 0.0
         with torch.inference_mode(), exact():
-            for at in range(0, len(x), CHUNK):
-                batch = to_tensor(x[at : at + CHUNK], ctx.device)
+            for x in ctx.data.validation.batches(CHUNK):
+                batch = to_tensor(x, ctx.device)
                 rates, values = lesson.targets(batch), self._run(part, params, batch, set(layers))
                 for layer in layers:
                     missed += float((rates[layer] - values[layer].mean(0)).double().square().sum())

@@ -26,6 +26,7 @@ from snnc.pipeline import Context
 from snnc.sim.steps import Stepwise
 from snnc.sim.torch import KERNELS, Tensors, biased
 
+from .losses import criterion
 from .per_step import PerStep, counted
 from .readout import readout
 from .trainer import Batch, Learner
@@ -48,6 +49,7 @@ class OTTT(PerStep):
         """
         (source,) = graph.inputs
         scores, steps, synapses = readout(graph), counted(graph), all_synapses(graph)
+        judge = criterion(self, graph, scores, ctx)
 
         def learn(batch: Batch) -> Tensor:
             fixed = {name: value.detach() for name, value in batch.params.items()}
@@ -63,7 +65,7 @@ class OTTT(PerStep):
                     trace.advance(values, t)
                 if t in steps:
                     decoded = {name: differentiable(value) for name, value in run.present().items()}
-                    loss = self.loss(run.head(decoded)[scores], batch.labels) / len(steps)
+                    loss = self.at_a_step(judge, run.head(decoded)[scores], batch.labels) / len(steps)
                     hand_on(loss, {**sums, **decoded}, traces, batch.params)
                     total += loss.detach()
             return total

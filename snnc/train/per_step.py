@@ -1,7 +1,7 @@
 r"""What rules share that judge every time step alone, as they must to learn while the network runs.
 
     L = 1/T sum_t l(o[t], labels)                                                       (SLTT eq. 14)
-    l = (1 - m) cross-entropy + m * mean over classes of (o - 1)^2                      (TET)
+    l = (1 - m) loss + m * mean over classes of (o - 1)^2                               (TET; `snnc.train.losses`)
 
 o[t] is what the network would answer if all steps were like step t: T times what the read-out is sent at that step, and
 what the host computes behind it. The mean of o over the steps is what the network decodes (where the host's part is
@@ -17,7 +17,8 @@ from torch import Tensor
 from snnc.ir import Graph, Node, TensorType, later_than
 from snnc.sim.torch import Tensors, delay, forward
 
-from .end_to_end import EndToEnd, cross_entropy
+from .end_to_end import EndToEnd
+from .losses import Criterion
 from .trainer import check
 
 WANTED = 1.0
@@ -38,9 +39,9 @@ class PerStep(EndToEnd):
         """Refuse options that cannot be worked with, see `snnc.train.trainer.check`; `fine`: a rule's own."""
         check(self, **self.fine(), mse=0 <= self.mse <= 1, **fine)
 
-    def loss(self, scores: Tensor, labels: Tensor) -> Tensor:
+    def at_a_step(self, judge: Criterion, scores: Tensor, labels: Tensor) -> Tensor:
         """l of the module: scores o [N, classes], labels [N] -> [], a mean over the batch."""
-        made = cross_entropy(scores, labels)
+        made = judge(scores, labels)
         return (1 - self.mse) * made + self.mse * (scores - WANTED).square().mean() if self.mse else made
 
 

@@ -35,6 +35,7 @@ from snnc.sim.worths import absorb_scales, absorb_worths
 
 from .coupled import Backward, agreement
 from .loop import loop, validated
+from .losses import Loss
 from .readout import check_classes, readout
 from .tandem import Tandem
 from .units import rate_share
@@ -60,6 +61,7 @@ class PTL(Pass):
         rate: the learning rate, in units of what T spikes are worth.
         backward: see `tandem`.
         bits: of the weights of layers that have become spiking; 0: full precision.
+        loss, balance: see `snnc.train.losses`.
     """
 
     name = "ptl"
@@ -77,6 +79,8 @@ class PTL(Pass):
     rate: float = 3e-3
     backward: Backward = "bounded"
     bits: int = 0
+    loss: Loss = "cross-entropy"
+    balance: bool = False
 
     def __post_init__(self) -> None:
         fine = {
@@ -143,13 +147,14 @@ class PTL(Pass):
             return graph, made
         rate = self.rate * (LAST if name == "read-out" else 1)
         rule = Tandem(
-            self.epochs, self.batch, rate, schedule="constant", patience=self.patience, backward=self.backward
-        )
+            self.epochs, self.batch, rate, schedule="constant", patience=self.patience, backward=self.backward,
+            loss=self.loss, balance=self.balance,
+        )  # fmt: skip
         own = replace(ctx, notes=[], progress=lambda text, done, of: ctx.progress(f"{name}: {text}", done, of))
         per_step = {roles(n, made.params)["bias"] for n in made.nodes if n.attrs.get("bias_at") == "per-step"}
         in_units = {param: unit / (self.steps if param in per_step else 1) for param, unit in learn.items()}
         begun = validated(made, ctx)
-        found = loop(rule, made, own, rule.learner(made), in_units)
+        found = loop(rule, made, own, rule.learner(made, own), in_units)
         ctx.note(f"{name}: {begun:.2%} when it began, {'; '.join(own.notes)}")
         whole = {n: a * np.float32(self.steps) if n in per_step else a for n, a in found.items()}
         return graph.edit(params=whole), made.edit(params=found)

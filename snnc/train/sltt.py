@@ -22,6 +22,7 @@ from snnc.ir import Graph
 from snnc.pipeline import Context
 from snnc.sim.steps import Stepwise
 
+from .losses import criterion
 from .per_step import PerStep, counted
 from .readout import readout
 from .trainer import Batch, Learner
@@ -55,6 +56,7 @@ class SLTT(PerStep):
             )
         (name,) = graph.inputs
         scores = readout(graph)
+        judge = criterion(self, graph, scores, ctx)
 
         def learn(batch: Batch) -> Tensor:
             chosen = set(steps if self.k == 0 else batch.rng.choice(steps, self.k, replace=False).tolist())
@@ -64,7 +66,8 @@ class SLTT(PerStep):
                 run.step(learn=t in chosen)
                 if t in steps:
                     with torch.set_grad_enabled(t in chosen):
-                        losses.append(self.loss(run.head(run.present())[scores], batch.labels) / len(steps))
+                        answer = run.head(run.present())[scores]
+                        losses.append(self.at_a_step(judge, answer, batch.labels) / len(steps))
                     if t in chosen:
                         losses[-1].backward()  # type: ignore[no-untyped-call]
             run.finish()

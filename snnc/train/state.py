@@ -26,7 +26,7 @@ from safetensors.numpy import save as save_tensors
 from snnc.errors import CheckpointError
 from snnc.ir import Array
 
-FORMAT = 1
+FORMAT = 2
 LARGEST_HEADER = 2**24
 """Bytes of names, shapes and facts that are read at most."""
 ZEROS = b"0" * 64
@@ -43,6 +43,7 @@ class Position:
         at: samples of the next one that are done.
         updates: that are done.
         best, best_epoch: the best judgement on validation samples, and after how many epochs it was.
+        improved: after how many epochs it became what it is; those since only equalled it.
         stopped: it diverged.
         rates: the learning rates now, one per param.
         notes: what the training has noted.
@@ -53,6 +54,7 @@ class Position:
     updates: int
     best: float
     best_epoch: int
+    improved: int
     stopped: bool
     rates: list[float]
     notes: list[str]
@@ -67,8 +69,9 @@ class Position:
         if not isinstance(value, dict) or set(value) != {f.name for f in fields(cls)}:
             raise CheckpointError("does not say how far it is")
         made = cls(**value)
+        counts = made.epochs, made.at, made.updates, made.best_epoch, made.improved
         good = {
-            "counts": all(type(v) is int and v >= 0 for v in (made.epochs, made.at, made.updates, made.best_epoch)),
+            "counts": all(type(v) is int and v >= 0 for v in counts),
             "best": type(made.best) is float and math.isfinite(made.best),
             "end": type(made.stopped) is bool,
             "rates": type(made.rates) is list and all(type(r) is float and 0 <= r < math.inf for r in made.rates),

@@ -4,9 +4,9 @@ r"""Tandem learning (tandem section II-D, Algorithm 1): spikes go forward, gradi
     backward   dE/dV_l = dE/dc_l * dc_l/dV_l,   dE/dW_l = dE/dV_l c_{l-1}^T,   dE/dc_{l-1} = W_l^T dE/dV_l
 
 with V = W c + b and dc/dV as `snnc.train.coupled` has them. No error builds up from layer to layer, as every layer
-learns from the counts that it really gets; and what is kept for the way back does not depend on T. The loss is the
-cross-entropy of the read-out: of potentials, or of counts where the graph decodes spikes. Batch norms were folded
-before the network was lowered, so that both kinds of layers have the same weights.
+learns from the counts that it really gets; and what is kept for the way back does not depend on T. The loss is one
+of `snnc.train.losses`, of the read-out: of potentials, or of counts where the graph decodes spikes. Batch norms were
+folded before the network was lowered, so that both kinds of layers have the same weights.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from snnc.ir import Array, Graph
 from snnc.pipeline import Context
 
 from .coupled import Backward, Coupled, agreement, check_neurons, instead
-from .end_to_end import cross_entropy
 from .local import random_weights
 from .loop import loop
+from .losses import Labelled, criterion
 from .readout import check_classes
-from .trainer import Batch, Learner, Rule, check, from_loss
+from .trainer import Batch, Learner, check, from_loss
 
 
 @dataclass(frozen=True)
-class Tandem(Rule):
+class Tandem(Labelled):
     """Tandem learning of the whole network.
 
     Attributes:
@@ -46,14 +46,14 @@ class Tandem(Rule):
         check(self)
 
     def fit(self, graph: Graph, ctx: Context) -> Mapping[str, Array]:
-        learner = self.learner(graph)
+        learner = self.learner(graph, ctx)
         if self.start == "random":
             graph = graph.edit(params=random_weights(graph, ctx.rng(self.name)))
         found = loop(self, graph, ctx, learner)
         ctx.note(str(agreement(graph.edit(params=found), ctx)))
         return found
 
-    def learner(self, graph: Graph) -> Learner:
+    def learner(self, graph: Graph, ctx: Context) -> Learner:
         """What makes the gradients of one batch.
 
         Raises:
@@ -62,6 +62,7 @@ class Tandem(Rule):
         check_neurons(graph, self.name)
         coupled = Coupled(graph)
         check_classes(self.name, graph, coupled.scores)
+        judge = criterion(self, graph, coupled.scores, ctx)
 
         def loss(batch: Batch) -> Tensor:
             fired = coupled.fired(batch.params, batch.x)
@@ -72,6 +73,6 @@ class Tandem(Rule):
                     fired[node.name], coupled.slope(node, charge, batch.params, self.backward)
                 ),
             )
-            return cross_entropy(instead(fired[coupled.scores], values[coupled.scores]), batch.labels)
+            return judge(instead(fired[coupled.scores], values[coupled.scores]), batch.labels)
 
         return from_loss(loss)

@@ -1,6 +1,6 @@
 r"""Temporal efficient training (Deng et al. 2022, arXiv 2202.11946): backpropagation through time of a loss per step.
 
-    L = 1/T sum_t [(1 - m) cross-entropy(o[t], labels) + m * mean (o[t] - 1)^2]
+    L = 1/T sum_t [(1 - m) loss(o[t], labels) + m * mean (o[t] - 1)^2]
 
 Every step has to answer rightly, not only their mean: SLTT's loss (eq. 14), of whose gradient `sltt` takes a part and
 this rule the whole.
@@ -16,6 +16,7 @@ from snnc.ir import Graph
 from snnc.pipeline import Context
 from snnc.sim.torch import forward
 
+from .losses import criterion
 from .per_step import PerStep, host, predictions
 from .readout import readout
 from .trainer import Batch, Learner, from_loss
@@ -33,6 +34,7 @@ class TET(PerStep):
     def learner(self, graph: Graph, ctx: Context) -> Learner:
         (name,) = graph.inputs
         scores = readout(graph)
+        judge = criterion(self, graph, scores, ctx)
         part = host(graph, scores)
         needed = {*part.inputs, *(value for n in graph.nodes if n.name in part.inputs for value in graph.values(n))}
 
@@ -46,6 +48,6 @@ class TET(PerStep):
                 keep=lambda node: node.name in needed,
             )
             answers = predictions(graph, batch.params, values, scores)
-            return self.loss(answers.flatten(0, 1), batch.labels.repeat(len(answers)))
+            return self.at_a_step(judge, answers.flatten(0, 1), batch.labels.repeat(len(answers)))
 
         return from_loss(loss)

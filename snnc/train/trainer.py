@@ -83,7 +83,7 @@ class Rule(Trainer):
         schedule: the rate falls to 0 along half a cosine, or to a tenth after each third of the epochs, or stays.
         decay: torch's weight decay, for weights in their units: beside the gradient with adamw, else added to it.
         clip: the largest norm of all gradients together, each in its unit; 0: no limit.
-        patience: epochs without a better validation accuracy before training stops; 0: it never stops early.
+        patience: epochs without a better validation accuracy (an equal one is not) before training stops; 0: never.
         augment: images move, and are mirrored, by chance (`snnc.train.augment`).
     """
 

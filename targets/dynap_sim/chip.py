@@ -13,7 +13,7 @@ import torch
 from snnc.artifact import Bundle, canonical, pack, unpack
 from snnc.data import Data, Split
 from snnc.errors import ArtifactError, TargetError
-from snnc.ir import Array, Graph
+from snnc.ir import Array, Graph, Samples
 from snnc.ir.streams import sample_shape
 from snnc.pipeline import Progress, silent, single
 from snnc.report import Ledger, Row
@@ -61,9 +61,10 @@ class DynapChip(Chip):
         if state is not None:
             self._restore(state)
 
-    def run(self, x: Array, progress: Progress = silent) -> dict[str, Array]:
+    def run(self, x: Samples, progress: Progress = silent) -> dict[str, Array]:
         name, sample = next(iter(self.graph.inputs)), x.shape[1:]
-        if x.ndim < 1 or sample != (want := sample_shape(self.graph, name, sample)):
+        want = sample_shape(self.graph, name, sample)
+        if not x.shape or sample != want:
             raise TargetError(f"input '{name}' takes samples of shape {list(want)}, not {list(sample)}")
         if len(x) == 0:
             raise TargetError("there are no samples to run")
@@ -138,7 +139,7 @@ class DynapChip(Chip):
                 yield ready
 
     def _judged(self, step: str, split: Split, notes: tuple[str, ...] = (), seconds: float = 0.0) -> Row:
-        share = accuracy(single(self.run(split.x())), split.labels)
+        share = accuracy(single(self.run(split)), split.labels)
         return Row(step, share, "validation", self.graph.stage, len(self.graph.nodes), {}, notes, True, seconds)
 
 

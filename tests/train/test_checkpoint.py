@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -361,6 +360,8 @@ def at(**changes: Any) -> Callable[[State], State]:
         at(updates=0),
         at(best="high"),
         at(best_epoch=3),
+        at(improved=2),
+        at(improved=-1),
         at(stopped="no"),
         at(rates=[1.0]),
         at(rates=[-1.0] * 6),
@@ -412,7 +413,8 @@ def test_a_place_that_cannot_be_written_or_read_is_an_error(lowered: Lower, data
 
 def test_a_position_is_plain_data() -> None:
     good = {
-        "epochs": 1, "at": 0, "updates": 5, "best": 0.5, "best_epoch": 1, "stopped": False, "rates": [0.1], "notes": [],
+        "epochs": 1, "at": 0, "updates": 5, "best": 0.5, "best_epoch": 1, "improved": 1, "stopped": False,
+        "rates": [0.1], "notes": [],
     }  # fmt: skip
     assert Position.of(good).rates == [0.1]
     for wrong in (None, [], {}, {**good, "more": 1}):
@@ -431,18 +433,33 @@ def compiling(out: Path, *more: str) -> list[str]:
     ]  # fmt: skip
 
 
+KILLED_AFTER_6 = """
+import os, signal
+from snnc.cli import main
+from snnc.train.checkpoint import Slot
+
+save, saved = Slot.save, []
+
+def once_too_often(slot, state):
+    save(slot, state)
+    saved.append(state)
+    if len(saved) == 6:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+Slot.save = once_too_often
+main()
+"""
+
+
 def test_kill_9_and_resume(snnc, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     """The same artifact, byte for byte, as if nobody had killed it."""
     assert snnc(*compiling(tmp_path / "whole")).code == 0
     assert [path.name for path in tmp_path.iterdir()] == ["whole"], "checkpoints are removed at the end"
     out = tmp_path / "killed"
     folder = tmp_path / "killed.checkpoints"
-    command = [sys.executable, "-m", "snnc", *compiling(out, "--resume")]
-    with subprocess.Popen(command, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}) as process:
-        while not any(int(path.stem[4:]) >= 6 for path in files(folder)) and process.poll() is None:
-            time.sleep(0.005)
-        process.send_signal(signal.SIGKILL)
-    assert process.returncode == -signal.SIGKILL
+    command = [sys.executable, "-c", KILLED_AFTER_6, *compiling(out, "--resume")]
+    killed = subprocess.run(command, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    assert killed.returncode == -signal.SIGKILL
     assert not out.exists()
     refused = snnc(*compiling(out))
     assert refused.code == 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,8 +13,8 @@ import torch
 from snnc.data import Data
 from snnc.errors import PipelineError
 from snnc.ir import Array, Graph
-from snnc.pipeline import Context
-from snnc.train import Batch, Rule
+from snnc.pipeline import Context, Progress, silent
+from snnc.train import Batch, Checkpoints, Rule
 from snnc.train.loop import Training, loop
 from snnc.train.trainer import check, from_loss
 
@@ -88,15 +89,38 @@ def test_clipping_bounds_the_norm_of_all_gradients_in_their_units(lowered: Lower
 
 
 def test_patience_ends_training(lowered: Lower, data: Data) -> None:
-    """Where nothing changes, every epoch counts as the best; where it gets worse, three more follow."""
+    """Where nothing changes, three epochs follow and the last is kept; where it gets worse, the start is."""
     graph = lowered()
     ctx = Context(replace(data, train=data.train.take(8)), graph.teacher)
     loop(Plain(9, 8, 1e-9, patience=3), graph, ctx, nothing)
-    assert ctx.notes[-1].startswith("kept epoch 9 of 9")
+    assert ctx.notes[-1].startswith("kept epoch 3 of 3")
     assert ctx.data is not None
     harm = from_loss(lambda b: -b.params["b3"][int(ctx.data.validation.labels[0] == 0)] * 1e3)  # type: ignore[union-attr]
     loop(Plain(9, 8, 1e3, patience=3), graph, ctx, harm)
     assert ctx.notes[-1].startswith("kept epoch 0 of 3")
+
+
+def test_patience_counts_from_the_last_epoch_that_was_better_and_so_after_an_interruption(
+    lowered: Lower, data: Data, tmp_path: Path
+) -> None:
+    """The first epoch is better, all others equal it: two follow, also when the second was interrupted."""
+    graph = lowered()
+    rule = Plain(9, 8, 1e-3, patience=2)
+
+    def run(progress: Progress) -> list[str]:
+        part = replace(data, train=data.train.take(16))
+        ctx = Context(part, graph.teacher, progress=progress, checkpoints=Checkpoints(tmp_path, every=0))
+        learn = from_loss(lambda batch: batch.params["b1"].sum())
+        loop(rule, graph, ctx, learn, judge=lambda made: float((made.params["b1"] != graph.params["b1"]).any()))
+        return ctx.notes
+
+    def stop(text: str, done: int, total: int) -> None:
+        if done == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(stop)
+    assert run(silent)[-1].startswith("kept epoch 3 of 3")
 
 
 def test_chance_follows_from_the_place(lowered: Lower, data: Data) -> None:

@@ -17,7 +17,7 @@ from snnc.passes import BiasPerStep, ThresholdLayerNorm
 from snnc.pipeline import Context, Pipeline
 from snnc.sim.neurons import spike
 from snnc.train import OTTT, SLTT, TET
-from snnc.train.end_to_end import cross_entropy
+from snnc.train.losses import Criterion
 from tests.graphs import Builder, data_for
 from tests.train.conftest import teacher
 from tests.train.rules import Made, batch, close, leaky, learnt
@@ -52,7 +52,7 @@ def traced(graph: Graph, data: Data) -> Made:
             s[name] = sent = spike(u[name], theta, 1.0, "triangle")
         charges = graph["fc3"].attrs["bias_at"] == "per-step" or t == 0
         scores = steps * (sent @ p["fc3.weight"].detach().T + p["b3"].detach() * charges)
-        loss = cross_entropy(scores, given.labels) / steps
+        loss = Criterion()(scores, given.labels) / steps
         error1, error2, error3 = torch.autograd.grad(loss, [sums["relu1"], sums["relu2"], scores])
         for weight, bias, error, trace, one in (
             ("w1", "b1", error1, traces["w1"], ones["b1"]),
@@ -122,7 +122,7 @@ def test_with_one_layer_of_neurons_it_is_the_whole_gradient_but_the_resets() -> 
         scaled = scaled + p["scaled.bias"].reshape(-1, 1, 1) * (t == 0)
         u = 0.8 * (u - 0.5 * s.detach()) + torch.nn.functional.avg_pool2d(current + scaled, 2)
         s = spike(u, torch.tensor(0.5), 1.0, "triangle")
-        loss = loss + cross_entropy(6 * (s.flatten(1) @ p["fc.weight"].T), given.labels) / 6
+        loss = loss + Criterion()(6 * (s.flatten(1) @ p["fc.weight"].T), given.labels) / 6
     loss.backward()  # type: ignore[no-untyped-call]
     made = learnt(OTTT(), graph, data, 12)
     wanted = {name: p[name].grad for name in made.gradients}

@@ -17,6 +17,7 @@ from snnc.pipeline import Pipeline
 from snnc.sim.steps import Stepwise
 from snnc.sim.torch import forward, tensors
 from snnc.train import OTTT, SLTT, TET
+from snnc.train.losses import Criterion
 from snnc.train.per_step import counted, host, predictions
 from snnc.train.readout import readout
 
@@ -82,7 +83,7 @@ def test_what_the_host_computes_is_a_graph_of_its_own(lowered: Lower) -> None:
 def test_the_loss_of_a_step(share: float) -> None:
     scores, labels = torch.randn(6, 4, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 2, 3, 0, 1])
     wanted = (1 - share) * F.cross_entropy(scores, labels) + share * F.mse_loss(scores, torch.ones(6, 4))
-    assert float(TET(mse=share).loss(scores, labels)) == pytest.approx(float(wanted), rel=1e-6)
+    assert float(TET(mse=share).at_a_step(Criterion(), scores, labels)) == pytest.approx(float(wanted), rel=1e-6)
 
 
 @pytest.mark.parametrize("rule", [TET, SLTT, OTTT])

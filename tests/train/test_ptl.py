@@ -172,7 +172,7 @@ def trains_as_deployed(made: Graph, x: torch.Tensor, learn: list[str]) -> None:
     torch.testing.assert_close(values[coupled.scores], deployed[coupled.scores], atol=1e-4, rtol=1e-4)
     labels = torch.arange(len(x)) % 3
     leaves = {name: params[name].requires_grad_() for name in learn}
-    loss = Tandem().learner(made)(Batch({**params, **leaves}, x, labels, np.random.default_rng(0)))
+    loss = Tandem().learner(made, Context())(Batch({**params, **leaves}, x, labels, np.random.default_rng(0)))
     assert torch.equal(loss, F.cross_entropy(deployed[coupled.scores], labels))
     assert all(leaf.grad is not None and bool(leaf.grad.any()) for leaf in leaves.values())
 

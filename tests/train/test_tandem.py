@@ -76,7 +76,7 @@ def test_training_goes_forward_as_the_deployed_network_spike_for_spike(name: str
     with exact():
         deployed = forward(graph, tensors(graph), {coupled.input: batch.x})
         fired = coupled.fired(batch.params, batch.x)
-        loss = Tandem().learner(graph)(batch)
+        loss = Tandem().learner(graph, Context())(batch)
         values = coupled.totals(
             batch.params,
             batch.x,
@@ -109,7 +109,7 @@ def test_gradients_by_hand() -> None:
     for backward in ("bounded", "released"):
         batch = batch_of(graph, 12)
         x = batch.x.numpy().astype(np.float64)
-        Tandem(backward=backward).learner(graph)(batch)  # type: ignore[arg-type]
+        Tandem(backward=backward).learner(graph, Context())(batch)  # type: ignore[arg-type]
         charge = x @ p["d1.weight"].T + p["d1.bias"]
         record: dict[str, Array] = {}
         scores = reference.run(graph, {"x": batch.x.numpy()}, record)["out_scores"]
@@ -182,7 +182,7 @@ def test_memory_for_the_way_back_does_not_depend_on_the_steps() -> None:
     for steps in (2, 8, 32):
         graph = spiking(steps=steps)
         batch = batch_of(graph)
-        learner = Tandem().learner(graph)
+        learner = Tandem().learner(graph, Context())
         tandem.append(saved(lambda learner=learner, batch=batch: learner(batch)))
         coupled = Coupled(graph)
         through_time.append(
@@ -239,7 +239,7 @@ def test_counts_are_read_where_the_graph_decodes_neurons(data: Data) -> None:
     graph, _ = Pipeline.parse(SPIKING)(b.graph(b("relu2", "relu", "d2")), data=data)
     batch, coupled = batch_of(graph), Coupled(graph)
     batch = replace(batch, x=torch.tensor(data.train.raw[:6]))
-    Tandem().learner(graph)(batch)
+    Tandem().learner(graph, Context())(batch)
     counts = coupled.fired(batch.params, batch.x)
     theta = graph.params[roles(graph["relu2"], graph.params)["theta"]]
     assert torch.allclose(counts[coupled.scores], counts["relu2"] * float(theta))
