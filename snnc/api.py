@@ -4,43 +4,40 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
 
-from . import feasibility, importer, spec
-from .artifact import Bundle, canonical
+from . import feasibility, importer
+from .artifact import Bundle
+from .compiler import COST_SAMPLES as COST_SAMPLES
+from .compiler import Build as Build
+from .compiler import build as build
+from .compiler import checkpoints_of
+from .compiler import recipe_of as recipe_of
+from .compiler import target_of as target_of
 from .data import Data, Split
-from .data import load as load_data
 from .errors import DataError, PipelineError
 from .feasibility import Check
 from .importer.options import DEFAULT
 from .inspection import Inspection
-from .ir import Array, Graph, Stage
+from .ir import Array, Graph
 from .ir.streams import sample_shape
-from .pipeline import Log, Pipeline, Progress, explained, judged, silent, single
-from .provenance import provenance, version
+from .pipeline import Pipeline, Progress, silent, single
 from .provenance import scaling_of as scaling_of
-from .report import Ledger, page
-from .search import Search, planned, search
+from .search import planned
 from .sim import reference
 from .sim import torch as torch_executor
 from .sim.cost import Cost, measure
 from .sim.diagnosis import diagnose
-from .sim.findings import Diagnosis, Unexplained
+from .sim.findings import Diagnosis
 from .sim.judge import accuracy
-from .target import Artifact, Chip, Finding, Target
+from .target import Artifact, Chip, Target
 from .targets import TARGETS
-from .train import parallel
-from .train.checkpoint import EVERY, Checkpoints
-from .trial import on_chips, on_test_part
 
 Executor = Literal["reference", "torch"]
-COST_SAMPLES = 256
-"""Test samples that costs are averaged over (as tandem learning, section III-B)."""
 
 
 def load(
@@ -97,49 +94,6 @@ def open(folder: str | Path) -> Artifact:
     return Artifact.open(str(folder), TARGETS)
 
 
-def target_of(target: str | Target) -> Target:
-    """The target that a text such as `dynap-sim{mismatch=0.3}` names."""
-    return spec.from_spec(target, TARGETS) if isinstance(target, str) else target
-
-
-def recipe_of(pipeline: str | Pipeline | None, target: Target) -> Pipeline:
-    """The pipeline that a text names, or the target's own.
-
-    Raises:
-        PipelineError: also when it does not end in a graph that the target takes.
-    """
-    recipe = Pipeline.parse(pipeline) if isinstance(pipeline, str) else pipeline or target.pipeline()
-    gives = [p.gives for p in recipe.passes if p.gives is not None]
-    if not gives or gives[-1] is not Stage.CONSTRAINED:
-        raise PipelineError(
-            f"the pipeline '{recipe}' ends in stage {gives[-1] if gives else Stage.ANALOG}, '{target.name}' takes "
-            f"{Stage.CONSTRAINED}",
-            hint=f"its own recipe is '{target.pipeline()}'",
-        )
-    return recipe
-
-
-@dataclass(frozen=True)
-class Build:
-    """What one compile made and measured.
-
-    Attributes:
-        chips: one dict per device: seed, accuracy on test samples before and after calibration.
-        cost: of one inference of the network.
-        limits: how it stands to the target's limits.
-        diagnosis: where the network loses against the model, on validation samples; or why that cannot be said.
-        search: what was tried to find T, percentile and bits, where a drop was allowed.
-    """
-
-    artifact: Artifact
-    ledger: Ledger
-    chips: list[dict[str, Any]]
-    cost: Cost
-    limits: list[Finding]
-    diagnosis: Diagnosis | Unexplained
-    search: Search | None = None
-
-
 def compile(
     model: str | Path | Graph,
     target: str | Target = "dynap-sim",
@@ -176,98 +130,6 @@ def inspect(path: str | Path, reading: importer.Options = DEFAULT) -> Inspection
         ArtifactError: the folder is no artifact, or was tampered with.
     """
     return Inspection.of(open(path).graph if Path(path).is_dir() else importer.load(path, reading))
-
-
-def build(
-    model: str | Path | Graph,
-    target: str | Target = "dynap-sim",
-    *,
-    data: str | Path | Data,
-    out: str | Path | None = "build",
-    seed: int = 0,
-    pipeline: str | Pipeline | None = None,
-    max_drop: float | None = None,
-    steps: range | None = None,
-    chips: int = 5,
-    device: str = "cpu",
-    reading: importer.Options = DEFAULT,
-    resume: bool | None = None,
-    save_every: float = EVERY,
-    log: Log | None = None,
-    progress: Progress = silent,
-) -> Build:
-    """Compile, judge every step, and try the result on simulated devices.
-
-    Trainers keep how far they are in a folder beside the artifact, `OUT.checkpoints`, which is removed at the end. Of
-    several processes (`snnc.train.parallel`) only the first tries devices and writes.
-
-    Args:
-        pipeline: passes and trainers instead of the target's own recipe.
-        max_drop: points of accuracy that conversion may cost on the validation samples: T, percentile and bits of the
-            recipe are then searched (`snnc.search`).
-        steps: which T may be chosen; without `max_drop` a single one, which is set.
-        chips: devices to try it on, before and after calibration.
-        device: where torch computes.
-        reading: how the model file is read.
-        resume: what becomes of a training that was interrupted: go on with it (True), begin again (False); if None,
-            there must be none.
-        save_every: seconds between two checkpoints within an epoch, at least.
-        log: whom trainers tell how they go: `snnc.train.TensorBoard(folder)`.
-        progress: told what is going on.
-
-    Raises:
-        SnncError: see `compile`.
-    """
-    if seed < 0 or chips < 0:
-        raise PipelineError(f"seed={seed} and chips={chips} are numbers from 0")
-    chosen = target_of(target)
-    recipe, goal = planned(recipe_of(pipeline, chosen), max_drop, steps)
-    graph, notes = (model, ()) if isinstance(model, Graph) else importer.accept(model, reading)
-    samples = data if isinstance(data, Data) else load_data(data)
-    samples.check(graph)
-    facts = {} if isinstance(model, Graph) else {"model": importer.model_digest(model, reading)}
-    checkpoints = None if out is None else checkpoints_of(out, save_every, {**facts, "snnc": version()})
-    if checkpoints is not None:
-        checkpoints.begin(resume)
-    ledger = Ledger([judged("import", graph, samples, graph, device, notes)])
-    found = None if goal is None else search(recipe, graph, samples, goal, seed=seed, device=device, progress=progress)
-    recipe = recipe if found is None else found.pipeline
-    snn, rows = recipe(
-        graph, data=samples, seed=seed, device=device, progress=progress, checkpoints=checkpoints, log=log
-    )
-    ledger.rows += rows.rows
-    artifact = chosen.compile(snn)
-    why = explained(snn, samples, device, progress)
-    ledger.rows += on_test_part(model, reading, graph, snn, samples, device, progress)
-    population, chip_rows = on_chips(artifact, samples, chips if parallel.is_first() else 0, device, progress)
-    ledger.rows += chip_rows
-    cost = measure(snn, graph, samples.test.take(COST_SAMPLES).x(), device)
-    made = Build(artifact, ledger, population, cost, chosen.findings(snn), why, found)
-    made = replace(made, artifact=_documented(made, model, reading, samples, recipe, seed))
-    if out is not None and parallel.is_first():
-        made.artifact.bundle.write(out)
-    if checkpoints is not None:
-        checkpoints.remove()
-    return made
-
-
-def _documented(
-    made: Build, model: str | Path | Graph, reading: importer.Options, data: Data, recipe: Pipeline, seed: int
-) -> Artifact:
-    """The artifact with its report and its provenance; no times, places or names of machines."""
-    report: dict[str, Any] = {
-        "ledger": made.ledger.to_json(timed=False),
-        "chips": made.chips,
-        "cost": made.cost.to_json(),
-        "limits": [f.to_json() for f in made.limits],
-        "unchecked": list(made.artifact.target.limits.unchecked),
-        "diagnosis": made.diagnosis.to_json(),
-    }
-    if made.search is not None:
-        report["search"] = made.search.to_json(timed=False)
-    bundle = made.artifact.bundle.with_facts(**provenance(model, reading, data, recipe, seed))
-    shown = {"report.json": canonical(report), "report.html": page(made.ledger, report, bundle.facts).encode()}
-    return replace(made.artifact, bundle=replace(bundle, files={**bundle.files, **shown}))
 
 
 def run(
@@ -310,11 +172,6 @@ def check_resume(out: str | Path, resume: bool | None) -> None:
     """Refuse, before any work, to forget an interrupted training without being told to; see `build`."""
     if resume is None:
         checkpoints_of(out).begin(resume)
-
-
-def checkpoints_of(out: str | Path, every: float = EVERY, facts: Mapping[str, Any] | None = None) -> Checkpoints:
-    """Where the trainers of a compile to `out` keep how far they are."""
-    return Checkpoints(Path(f"{out}.checkpoints"), every=every, facts=facts)
 
 
 @contextmanager

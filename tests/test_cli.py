@@ -307,7 +307,7 @@ def test_an_interrupt_leaves_nothing_but_checkpoints(snnc, tmp_path: Path, monke
     def stop(*args: object, **kwargs: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("snnc.api.measure", stop)
+    monkeypatch.setattr("snnc.compiler.measure", stop)
     ended = snnc("compile", MODEL, "--data", DATA, "--out", str(tmp_path / "b"), "--chips", "0", *FAST)
     assert ended.code == 130
     assert ended.err.strip() == "interrupted; the same command and --resume go on from the last checkpoint"
