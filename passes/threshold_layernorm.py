@@ -97,7 +97,7 @@ class ThresholdLayerNorm(Pass):
         before = front(graph) if self.code != "events" else steady(graph)
         refuse(graph, before)
         split = ctx.training(self.name).take(self.samples)
-        self._check_streams(graph, split, ctx)
+        self._check_streams(graph, split)
         channels = _by_channel(graph, before, ctx) if self.per == "channel" else frozenset[str]()
         bounds = upper_bounds(graph, split, self.percentile, ctx, channels)
         own = Neurons(self.steps, self.start, self.alpha, self.reset, self.code, self.skip)
@@ -113,12 +113,16 @@ class ThresholdLayerNorm(Pass):
             ctx.note(f"on the host, behind a function that is not linear: {', '.join(late)}")
         return absorb_scales(absorb_worths(spiking))
 
-    def _check_streams(self, graph: Graph, split: Split, ctx: Context) -> None:
-        """Events need streams of T steps; other codes see the totals of streams, which is worth a note."""
+    def _check_streams(self, graph: Graph, split: Split) -> None:
+        """Events need streams of T steps; other codes would see their totals, which for images is no sum to take."""
         name, sample = next(iter(graph.inputs)), split.raw.shape[1:]
         stream = is_stream(graph, name, sample)
-        if self.code != "events" and stream:
-            ctx.note(f"the samples are streams of {sample[0]} steps: code={self.code} sees their totals")
+        if self.code != "events" and stream and sample[0] > 1:
+            raise PipelineError(
+                f"samples {list(sample)} are streams of {sample[0]} steps for the input '{name}' "
+                f"{list(graph.inputs[name].shape)}, of which code={self.code} would see the totals",
+                hint=f"code=events steps={sample[0]} for recordings; samples of the input's own shape for images",
+            )
         if self.code == "events" and not stream:
             want = ", ".join(map(str, ("T", *graph.inputs[name].shape)))
             raise PipelineError(f"'{self.name}' with code=events needs samples [{want}], not {list(sample)}")
