@@ -286,6 +286,7 @@ def test_the_table_has_no_dead_rows() -> None:
                 "readout",
                 "local",
                 "end_to_end",
+                "optimizers",
                 "per_step",
             },
         ),

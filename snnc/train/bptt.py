@@ -14,7 +14,6 @@ from torch import Tensor
 
 from snnc.ir import Graph
 from snnc.pipeline import Context
-from snnc.sim.torch import forward
 
 from .end_to_end import EndToEnd
 from .losses import criterion
@@ -33,19 +32,10 @@ class BPTT(EndToEnd):
 
     def learner(self, graph: Graph, ctx: Context) -> Learner:
         """What makes the gradients of one batch."""
-        (name,) = graph.inputs
         scores = readout(graph)
         judge = criterion(self, graph, scores, ctx)
 
         def loss(batch: Batch) -> Tensor:
-            values = forward(
-                graph,
-                batch.params,
-                {name: batch.x},
-                width=self.width,
-                surrogate=self.surrogate,
-                keep=lambda node: node.name == scores,
-            )
-            return judge(values[scores], batch.labels)
+            return judge(self.values(graph, batch, {scores})[scores], batch.labels)
 
         return from_loss(loss)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,12 +13,13 @@ from torch import Tensor
 from snnc.ir import Array, Graph
 from snnc.pipeline import Context
 from snnc.sim.neurons import Surrogate, spike
+from snnc.sim.torch import forward
 
 from .local import random_weights
 from .loop import loop
 from .losses import Labelled
 from .readout import check_classes, readout
-from .trainer import Learner
+from .trainer import Batch, Learner
 
 
 @dataclass(frozen=True)
@@ -53,3 +54,22 @@ class EndToEnd(Labelled):
     def fire(self, u: Tensor, theta: Tensor) -> Tensor:
         """Spikes from U and theta, with the surrogate as derivative."""
         return spike(u, theta, self.width, self.surrogate)
+
+    def values(self, graph: Graph, batch: Batch, needed: Container[str]) -> dict[str, Tensor]:
+        """What the network makes of a batch through all its steps, differentiable, with the rule's surrogate.
+
+        Args:
+            needed: the values to give back besides the outputs, by node name.
+
+        Returns:
+            By node name: analog and decoded [N, ...], currents and spikes [T or 1, N, ...].
+        """
+        (name,) = graph.inputs
+        return forward(
+            graph,
+            batch.params,
+            {name: batch.x},
+            width=self.width,
+            surrogate=self.surrogate,
+            keep=lambda node: node.name in needed,
+        )

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from snnc.ir import Graph
 from snnc.pipeline import Context
-from snnc.sim.torch import forward
 
 from .losses import criterion
 from .per_step import PerStep, host, predictions
@@ -32,21 +31,13 @@ class TET(PerStep):
         self.check()
 
     def learner(self, graph: Graph, ctx: Context) -> Learner:
-        (name,) = graph.inputs
         scores = readout(graph)
         judge = criterion(self, graph, scores, ctx)
         part = host(graph, scores)
         needed = {*part.inputs, *(value for n in graph.nodes if n.name in part.inputs for value in graph.values(n))}
 
         def loss(batch: Batch) -> Tensor:
-            values = forward(
-                graph,
-                batch.params,
-                {name: batch.x},
-                width=self.width,
-                surrogate=self.surrogate,
-                keep=lambda node: node.name in needed,
-            )
+            values = self.values(graph, batch, needed)
             answers = predictions(graph, batch.params, values, scores)
             return self.at_a_step(judge, answers.flatten(0, 1), batch.labels.repeat(len(answers)))
 
