@@ -7,7 +7,7 @@ import pytest
 
 from snnc.errors import PipelineError
 from snnc.ir import Array, Graph, roles, to_text, verify
-from snnc.passes import RefineThresholds, ThresholdLayerNorm
+from snnc.passes import RefineThresholds, ThresholdLayerNorm, refine_thresholds
 from snnc.pipeline import Context, Pipeline
 from snnc.sim import reference
 from snnc.sim.judge import layer_errors
@@ -197,3 +197,11 @@ def test_a_bias_that_reaches_more_than_the_neurons_stays() -> None:
     made = refined(graph)
     shared = roles(graph["conv2"], graph.params)["bias"]
     np.testing.assert_array_equal(made.params[shared], graph.params[shared])
+
+
+def test_large_layers_are_looked_at_on_fewer_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Currents of 4 steps of 192 neurons: as many samples as fit, but not fewer than are needed to choose by."""
+    graph = lowered(lenet())
+    for held, count in ((2**27, 1000), (4 * 192 * 40 + 1, 40), (0, refine_thresholds.LEAST)):
+        monkeypatch.setattr(refine_thresholds, "HELD", held)
+        assert RefineThresholds()._count(graph) == count
