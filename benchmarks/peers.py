@@ -7,7 +7,7 @@ the peers as a torch module with the same scores (benchmarks/twin.py). All calib
 are judged on the same first `--images` test images, and see the same T steps of the image itself as constant current;
 the scores of a peer are the outputs of its last layer, summed over the steps.
 
-    percentile, refined   snnc, without and with refine-thresholds
+    percentile, refined   snnc, as in benchmarks/conversion.py
     SJ layer              RateCodingRecipe(mode="99.9%"): one threshold per layer
     SJ channel, SJ 99%    RateCodingRecipe per channel, start at half the threshold, max pools before neurons, as in
                           SpikingJelly's own ImageNet example: the 99.9 and the 99 percentile
@@ -40,7 +40,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import snnc
-from benchmarks.conversion import CALIBRATION, MODELS, OUTPUTS, PLAIN, arrays
+from benchmarks.conversion import CALIBRATION, MODELS, OUTPUTS, PLAIN, REFINED, arrays
 from benchmarks.converters import BATCH, PEERS, Case, Converted
 from snnc.data import Data, Split
 from snnc.ir import Array
@@ -116,8 +116,8 @@ def cells(case: Case, steps: Sequence[int]) -> Iterator[Cell]:
         return
     for count in steps:
         right = {"ANN": case.right(case.graph)}
-        for column, more in (("percentile", ""), ("refined", ",refine-thresholds")):
-            snn, _ = snnc.Pipeline.parse(PLAIN.format(steps=count) + more)(case.graph, data=case.samples)
+        for column, recipe in (("percentile", PLAIN), ("refined", REFINED)):
+            snn, _ = snnc.Pipeline.parse(recipe.format(steps=count))(case.graph, data=case.samples)
             right[column] = case.right(snn)
         marks = {}
         for column, (net, scores) in made.items():

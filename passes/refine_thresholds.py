@@ -14,8 +14,8 @@ the end the start potential that of every neuron:
 
 (Li et al., A free lunch from ANN, 2021, calibrate bias and potential this way after choosing thresholds by MMSE; here
 the choice itself runs on the network's own spikes, biases corrected.) theta per channel makes a spike worth its
-own channel's theta: the factor goes into the weights behind, or stays as a weighted synapse. The read-out's bias takes
-what is left at the end.
+own channel's theta: the factor goes into the weights behind, or stays as a weighted synapse. What is left at the end
+goes into the read-out: its bias, and a dense one's weights as far as ridge regression (`snnc.sim.ridge`) can tell.
 """
 
 from __future__ import annotations
@@ -30,10 +30,11 @@ import torch
 from torch import Tensor
 
 from snnc.errors import PipelineError
-from snnc.ir import WIRING, Array, Graph, Node, Stage, roles, stands_for
+from snnc.ir import LAYERS, WIRING, Array, Graph, Node, Stage, roles, stands_for
 from snnc.pipeline import Context, Pass
 from snnc.sim.ideal import delivered
-from snnc.sim.torch import exact, forward, per_channel, tensors, to_tensor
+from snnc.sim.ridge import remedy
+from snnc.sim.torch import decode, exact, forward, per_channel, tensors, to_tensor
 from snnc.sim.window import fire
 from snnc.sim.worths import absorb_scales, absorb_worths
 
@@ -86,7 +87,8 @@ class RefineThresholds(Pass):
             compared = {twin for twin, _ in wanted.values()} | {n.inputs[0] for n in graph.nodes if n.op == "decode"}
             theirs = forward(ctx.teacher, tensors(ctx.teacher, ctx.device), x, keep=lambda n: n.name in compared)
             refined = _Refined(self, open_graph, wanted, worths, theirs, tensors(open_graph, ctx.device), ctx)
-            made = forward(open_graph, refined.params, x, keep=lambda n: n.op == "decode", before=refined.see)
+            kept = {n.name for end, layer in _read_outs(open_graph) for n in (end, open_graph[layer.inputs[0]])}
+            made = forward(open_graph, refined.params, x, keep=lambda n: n.name in kept, before=refined.see)
             refined.read_out(made)
         params = {name: refined.params[name].cpu().numpy() for name in sorted(refined.changed)}
         return absorb_scales(absorb_worths(open_graph.edit(params=params)))
@@ -176,18 +178,27 @@ class _Refined:
         return layer.current
 
     def read_out(self, made: Mapping[str, Tensor]) -> None:
-        """Give the mean error of what is decoded to the bias of the layer that makes it."""
-        for node in self.graph.nodes:
-            if node.op != "decode" or node.inputs[0] not in self.graph:
-                continue
-            layer = self.graph[node.inputs[0]]
+        """Give what the read-outs lack to the layers that make them; `made`: what these read, [T or 1, N, ...]."""
+        for end, layer in _read_outs(self.graph):
             own = roles(layer, self.graph.params)
-            if "bias" not in own or layer.name not in self.theirs or self.params[own["bias"]].ndim != 1:
+            if layer.name not in self.theirs or "bias" not in own or self.params[own["bias"]].ndim != 1:
                 continue
-            error = self.theirs[layer.name] - made[node.name]
-            mean = error.mean([axis for axis in range(error.ndim) if axis != 1])
-            self.params[own["bias"]] = self.params[own["bias"]] + mean / delivered(layer, self.graph.steps)
+            lack = self.theirs[layer.name] - made[end.name]
+            if layer.op == "dense" and own["weight"] not in self.graph.constraints:
+                read = decode(end, made[self.graph.values(layer)[0]], self.graph.steps)
+                change, offset = remedy(read, lack)
+                self.params[own["weight"]] = self.params[own["weight"]] + change
+                self.changed.add(own["weight"])
+            else:
+                offset = lack.mean([axis for axis in range(lack.ndim) if axis != 1])
+            self.params[own["bias"]] = self.params[own["bias"]] + offset / delivered(layer, self.graph.steps)
             self.changed.add(own["bias"])
+
+
+def _read_outs(graph: Graph) -> list[tuple[Node, Node]]:
+    """The layers whose output is decoded, each behind what decodes it."""
+    ends = {node.inputs[0]: node for node in graph.nodes if node.op == "decode"}
+    return [(end, graph[name]) for name, end in ends.items() if name in graph and graph[name].op in LAYERS]
 
 
 def _bias(graph: Graph, node: Node) -> str | None:

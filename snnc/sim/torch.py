@@ -122,7 +122,7 @@ def forward(
 
 def _evaluate(node: Node, inputs: list[Tensor], params: Tensors, count: int, steps: int) -> Tensor:
     if node.op == "decode":
-        return _decode(node, inputs[0], steps)
+        return decode(node, inputs[0], steps)
     if node.op == "maxpool" and node.type.kind == "spikes":
         return _spiking_maxpool(node, inputs[0])
     if node.op == "constant":
@@ -176,7 +176,8 @@ def delay(node: Node, steps: int) -> tuple[int, float]:
     return skip, steps / (steps - skip)
 
 
-def _decode(node: Node, x: Tensor, steps: int) -> Tensor:
+def decode(node: Node, x: Tensor, steps: int) -> Tensor:
+    """What a `decode` makes of a value [T or 1, N, ...]: its total, [N, ...]."""
     if len(x) == 1:
         return x[0] * steps
     skip, more = delay(node, steps)
