@@ -32,12 +32,12 @@ from typing import Literal
 
 import numpy as np
 
+from snnc.data import Data
 from snnc.errors import PipelineError
 from snnc.ir import Array, Constraint, Graph, Node, Stage, roles
-from snnc.pipeline import Context, Pass, single
-from snnc.sim import torch as executor
+from snnc.pipeline import Context, Pass, measured
+from snnc.score import ACCURACY
 from snnc.sim.cost import fan_in, multiplicity
-from snnc.sim.judge import accuracy
 from snnc.sim.partial_sums import cut, split, thresholds
 from snnc.sim.pursuit import CHUNK, collect, prune
 
@@ -88,6 +88,19 @@ class LimitFanIn(Pass):
             raise PipelineError(f"'{self.name}' cannot work with budget={self.budget}, percentile={self.percentile}")
         if self.method != "prune" and self.k < 4:
             raise PipelineError(f"'{self.name}' cannot split for k={self.k}", hint="4 inputs: two ON/OFF pairs")
+
+    def check_data(self, data: Data) -> None:
+        """Refuse to choose by points of accuracy where there are none.
+
+        Raises:
+            PipelineError: says so.
+        """
+        if self.method == "auto" and data.validation.score is not ACCURACY:
+            raise PipelineError(
+                f"'{self.name}' with method=auto counts points of accuracy, the data is judged by "
+                f"{data.validation.score.name}",
+                hint="method=prune or method=split",
+            )
 
     def run(self, graph: Graph, ctx: Context) -> Graph:
         wide = self._wide(graph)
@@ -250,9 +263,7 @@ def _added(graph: Graph, node: Node, k: int) -> int:
 def _judged(graph: Graph, ctx: Context) -> float:
     """Accuracy on the validation samples."""
     assert ctx.data is not None
-    part = ctx.data.validation
-    outputs = executor.run(graph, {next(iter(graph.inputs)): part}, ctx.device)
-    return accuracy(single(outputs), part.labels)
+    return measured(graph, ctx.data.validation, ctx.device)
 
 
 def _refuse_levels(graph: Graph, node: Node) -> None:

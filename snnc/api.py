@@ -27,13 +27,13 @@ from .ir import Array, Graph
 from .ir.streams import sample_shape
 from .pipeline import Pipeline, Progress, silent, single
 from .provenance import scaling_of as scaling_of
+from .provenance import score_of as score_of
 from .search import planned
 from .sim import reference
 from .sim import torch as torch_executor
 from .sim.cost import Cost, measure
 from .sim.diagnosis import diagnose
 from .sim.findings import Diagnosis
-from .sim.judge import accuracy
 from .target import Artifact, Chip, Target
 from .targets import TARGETS
 
@@ -135,12 +135,12 @@ def inspect(path: str | Path, reading: importer.Options = DEFAULT) -> Inspection
 def run(
     artifact: Artifact, split: Split, chip: Chip | None = None, device: str = "cpu", progress: Progress = silent
 ) -> tuple[float, dict[str, Array], Cost]:
-    """Accuracy, outputs and cost of an artifact on samples: on a device, or on the network without one."""
+    """Score, outputs and cost of an artifact on samples: on a device, or on the network without one."""
     name = next(iter(artifact.graph.inputs))
     Data(split, split, split).check(artifact.graph)
     outputs = torch_executor.run(artifact.graph, {name: split}, device) if chip is None else chip.run(split, progress)
     cost = measure(artifact.graph, artifact.graph.teacher, split.take(COST_SAMPLES).x(), device)
-    return accuracy(single(outputs), split.labels), outputs, cost
+    return split.score.measure(single(outputs), split.labels), outputs, cost
 
 
 def explain(
@@ -155,7 +155,7 @@ def explain(
     graph = artifact.graph if isinstance(artifact, Artifact) else open(artifact).graph
     Data(split, split, split).check(graph)
     assert graph.teacher is not None
-    return diagnose(graph, graph.teacher, split, split.labels, device, progress)
+    return diagnose(graph, graph.teacher, split, split.labels[:], device, progress, split.score)
 
 
 def check_plan(pipeline: Pipeline, max_drop: float | None, steps: range | None) -> None:

@@ -1,7 +1,8 @@
 """Data -> arrays: npz files and folders of npy files with x_train, y_train, x_test, y_test (or x, y), and torch's data
 sets; scaled when they are read, never pickled.
 
-An npz file is read whole. Of a folder and of a data set only labels are; samples are read where a batch asks for them.
+An npz file is read whole. Of a folder and of a data set only labels are; samples, and targets that are no single
+numbers, are read where a batch asks for them.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from .errors import DataError
 from .frames import frames as frames
 from .ir import Array, Graph, Samples, Shape
 from .ir.streams import is_stream, sample_shape
-from .samples import MapStyle, Stored, mapped, of_dataset, pick
+from .samples import MapStyle, Stored, finite, mapped, of_dataset, pick, wanted
+from .score import ACCURACY, SI_SDR, Score, no_signals
 
 HELD_OUT = 0.1
 """Share of the training samples that is kept back to choose by; at most `MOST_HELD_OUT` samples."""
@@ -67,14 +69,28 @@ class Scaling:
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Samples for one purpose: raw [N, ...], or streams of events [N, T, ...], labels [N], and how to scale.
+    """Samples for one purpose: raw [N, ...], or streams of events [N, T, ...], what is wanted of them, how to scale.
 
     It is `Samples` itself, scaled: who takes these is given the split, and reads no more of it at a time than it needs.
+
+    Attributes:
+        labels: right answers: class numbers [N], or targets in the units of the model's output, float32 [N, ...].
+        score: what outputs are judged by: `accuracy` of class numbers; `mse` or `si-sdr` of targets.
+
+    Raises:
+        DataError: the score is not one of such labels.
     """
 
     raw: Samples
-    labels: Array
+    labels: Samples
     scaling: Scaling = field(default_factory=Scaling)
+    score: Score = ACCURACY
+
+    def __post_init__(self) -> None:
+        kind = np.asarray(self.labels[:0]).dtype
+        if (kind.kind == "f") is (self.score is ACCURACY):
+            hint = "Split(x, y, score=MSE) of floats, whole numbers are classes"
+            raise DataError(f"labels that are {kind} are not judged by {self.score.name}", hint=hint)
 
     def __len__(self) -> int:
         return len(self.raw)
@@ -98,7 +114,7 @@ class Split:
 
     def pick(self, index: slice | Array) -> Split:
         """The samples of a slice or of indices; stored ones are not read yet."""
-        return Split(pick(self.raw, index), self.labels[index], self.scaling)
+        return Split(pick(self.raw, index), pick(self.labels, index), self.scaling, self.score)
 
     def take(self, count: int | None) -> Split:
         """The first `count` samples (all, if None)."""
@@ -118,7 +134,8 @@ class Data:
         """Refuse data that does not fit the model.
 
         Raises:
-            DataError: lists all: sample shape, steps of a stream, its scaling, labels outside the model's classes.
+            DataError: lists all: sample shape, steps of a stream, its scaling, labels outside the model's classes,
+                targets of another shape than the model's output.
         """
         problems: list[DataError] = []
         if len(graph.inputs) != 1 or len(graph.outputs) != 1:
@@ -129,24 +146,44 @@ class Data:
             )
         [name], [(user, output)] = graph.inputs, graph.outputs.items()
         shape = graph.type(output).shape
-        if len(shape) != 1:
-            problems.append(DataError(f"output '{user}' has shape {list(shape)}: accuracy needs one score per class"))
+        score = self.train.score
+        if score is ACCURACY and len(shape) != 1:
+            what = f"output '{user}' has shape {list(shape)}: accuracy needs one score per class"
+            problems.append(DataError(what, hint=f"targets are floats {['N', *shape]}".replace("'", "")))
         for part in ("train", "validation", "test"):
             split: Split = getattr(self, part)
             if len(split) == 0:
                 problems.append(DataError(f"the {part} part is empty"))
-            elif (found := split.raw.shape[1:]) != (wanted := sample_shape(graph, name, found)):
-                got, want = list(found), list(wanted)
-                hint = f"reshape the samples to {want} each" if np.prod(got) == np.prod(want) else ""
-                problems.append(DataError(f"{part} samples have shape {got}, input '{name}' takes {want}", hint=hint))
+            elif (found := split.raw.shape[1:]) != (takes := sample_shape(graph, name, found)):
+                what = f"{part} samples have shape {list(found)}, input '{name}' takes {list(takes)}"
+                problems.append(DataError(what, hint=_reshaped("samples", found, takes)))
             elif is_stream(graph, name, found) and not split.scaling.one_factor:
                 problems.append(DataError(f"{part} samples are streams of events, which are scaled by one factor only"))
-            elif len(shape) == 1 and int(split.labels.max()) >= shape[0]:
+            elif split.score is not score:
+                problems.append(DataError(f"the train part is judged by {score.name}, {part} by {split.score.name}"))
+            elif score is not ACCURACY:
+                problems += _unlike(split, part, user, shape)
+            elif len(shape) == 1 and int(split.labels[:].max()) >= shape[0]:
                 problems.append(
-                    DataError(f"{part} labels go up to {split.labels.max()}, the model has {shape[0]} classes")
+                    DataError(f"{part} labels go up to {split.labels[:].max()}, the model has {shape[0]} classes")
                 )
         if problems:
             raise DataError.gather("the data does not fit the model", problems)
+
+
+def _reshaped(word: str, found: Shape, wanted: Shape) -> str:
+    """The hint to reshape, where that is all."""
+    return f"reshape the {word} to {list(wanted)} each" if np.prod(found) == np.prod(wanted) else ""
+
+
+def _unlike(split: Split, part: str, user: str, shape: Shape) -> list[DataError]:
+    """Why the targets of a part cannot be compared with the output `user` of this shape; nothing where they can."""
+    found = split.labels.shape[1:]
+    if found != shape:
+        what = f"{part} targets have shape {list(found)}, output '{user}' has {list(shape)}"
+        return [DataError(what, hint=_reshaped("targets", found, shape))]
+    why = no_signals(shape) if split.score is SI_SDR else ""
+    return [DataError(f"{part} targets: {why}")] if why else []
 
 
 def load(
@@ -156,32 +193,33 @@ def load(
     scaling: Scaling | None = None,
     train_samples: int | None = None,
     test_samples: int | None = None,
+    score: str | None = None,
 ) -> Data:
     """Read an npz file, or a folder of npy files, with x_train, y_train, x_test, y_test, or with x, y.
 
-    The npy files of samples are memory-mapped: they may be larger than the memory, and NaN in them is found when a
-    sample is read. Where there is no test part (and no `test` file or folder, with x, y or x_test, y_test), a tenth of
-    the samples becomes it. The validation part is a fixed random tenth of the training samples, at most 1,000.
+    y are class numbers [N], or targets in the units of the model's output, floats [N, ...]. The npy files of samples
+    and targets are memory-mapped: they may be larger than the memory, and NaN in them is found when a sample is read.
+    Where there is no test part (and no `test` file or folder, with x, y or x_test, y_test), a tenth of the samples
+    becomes it. The validation part is a fixed random tenth of the training samples, at most 1,000.
 
     Args:
         test: another file for the test part.
         scaling: what the model wants of the raw numbers.
         train_samples, test_samples: use only the first so many.
+        score: what outputs are judged by: `mse` (the default) or `si-sdr` where y are targets.
 
     Raises:
-        DataError: unreadable file, missing arrays, wrong dtypes, NaN, lengths that differ.
+        DataError: unreadable file, missing arrays, wrong dtypes, NaN, lengths that differ, a score that does not fit.
     """
     scaling = scaling or Scaling()
     arrays = read(path)
-    x, y = _pick(path, arrays, ("x_train", "y_train"), ("x", "y"))
-    held: tuple[Samples, Array] | None = None
+    train = _pick(path, arrays, scaling, score, ("x_train", "y_train"), ("x", "y"))
+    held: Split | None = None
     if test is not None:
-        held = _pick(test, read(test), ("x_test", "y_test"), ("x", "y"))
+        held = _pick(test, read(test), scaling, score, ("x_test", "y_test"), ("x", "y"))
     elif "x_test" in arrays:
-        held = _pick(path, arrays, ("x_test", "y_test"))
-    return _divided(
-        Split(x, y, scaling), None if held is None else Split(*held, scaling), str(path), train_samples, test_samples
-    )
+        held = _pick(path, arrays, scaling, score, ("x_test", "y_test"))
+    return _divided(train, held, str(path), train_samples, test_samples)
 
 
 def from_dataset(
@@ -191,15 +229,18 @@ def from_dataset(
     scaling: Scaling | None = None,
     labels: Array | None = None,
     test_labels: Array | None = None,
+    score: str | None = None,
 ) -> Data:
-    """Take the samples of `torch.utils.data.Dataset`s of pairs (sample, label); held out as by `load`.
+    """Take the samples of `torch.utils.data.Dataset`s of pairs (sample, label or target); held out as by `load`.
 
     A sample is read when a batch asks for it, and again whenever it is asked for, so it must always be the same.
 
     Args:
         train, test: map-style: with a length, and items by number from 0; samples are tensors or arrays of one shape.
         scaling: what the model wants, if the data set's transforms do not do it.
-        labels, test_labels: right answers [N]; without them all samples are read once, at the beginning.
+        labels, test_labels: right answers [N], or targets [N, ...]; without them all labels are read once, at the
+            beginning, and targets of more than one number as samples are.
+        score: as in `load`.
 
     Raises:
         DataError: no length, items that are no such pairs or not the same when read again, wrong labels.
@@ -208,16 +249,16 @@ def from_dataset(
 
     def split(dataset: MapStyle, name: str, given: Array | None) -> Split:
         x, y = of_dataset(dataset, name, given)
-        return Split(x, _labels(x.at, f"the labels of {name}", y, len(x)), scaling)
+        y, chosen = wanted(x.at, f"the labels of {name}", y, len(x), score)
+        return Split(x, y, scaling, chosen)
 
     held = None if test is None else split(test, "test", test_labels)
     return _divided(split(train, "train", labels), held, type(train).__name__)
 
 
-def load_test(path: str | Path, scaling: Scaling, samples: int | None = None) -> Split:
+def load_test(path: str | Path, scaling: Scaling, samples: int | None = None, score: str | None = None) -> Split:
     """Only the test part of a file: x_test, y_test if it has them, else x, y."""
-    x, y = _pick(path, read(path), ("x_test", "y_test"), ("x", "y"))
-    return Split(x[:samples], y[:samples], scaling)
+    return _pick(path, read(path), scaling, score, ("x_test", "y_test"), ("x", "y")).take(samples)
 
 
 def read(path: str | Path) -> dict[str, Array]:
@@ -265,35 +306,27 @@ def _divided(
     if len(train) < 2 or len(test) < 1:
         raise DataError(f"{len(train)} training and {len(test)} test samples are too few", at=at)
     rest, held = _hold_out(len(train), 0)
-    digest = _digest(train.scaling, train.raw, train.labels, test.raw, test.labels)
+    how = repr(train.scaling) + ("" if train.score is ACCURACY else train.score.name)
+    digest = _digest(how, train.raw, train.labels, test.raw, test.labels)
     return Data(train.pick(rest), train.pick(held), test, digest)
 
 
-def _pick(path: str | Path, arrays: dict[str, Array], *pairs: tuple[str, str]) -> tuple[Samples, Array]:
+def _pick(
+    path: str | Path, arrays: dict[str, Array], scaling: Scaling, score: str | None, *pairs: tuple[str, str]
+) -> Split:
     for name_x, name_y in pairs:
         if name_x in arrays and name_y in arrays:
-            return _checked(path, name_x, arrays[name_x]), _labels(path, name_y, arrays[name_y], len(arrays[name_x]))
-    wanted = " or ".join(f"{a}, {b}" for a, b in pairs)
-    raise DataError(f"holds {', '.join(arrays) or 'nothing'}, not {wanted}", at=str(path))
+            x, count = _checked(path, name_x, arrays[name_x]), len(arrays[name_x])
+            y, chosen = wanted(path, name_y, arrays[name_y], count, score)
+            return Split(x, y, scaling, chosen)
+    names = " or ".join(f"{a}, {b}" for a, b in pairs)
+    raise DataError(f"holds {', '.join(arrays) or 'nothing'}, not {names}", at=str(path))
 
 
 def _checked(path: str | Path, name: str, x: Array) -> Samples:
     if x.ndim < 2 or x.dtype.kind not in "fiu":
         raise DataError(f"{name} is {x.dtype}{list(x.shape)}, not numbers [samples, ...]", at=str(path))
-    if isinstance(x, np.memmap):
-        return mapped(Path(path), name, x)
-    if x.dtype.kind == "f" and not np.isfinite(x).all():
-        bad = int(np.unique(np.nonzero(~np.isfinite(x))[0]).size)
-        raise DataError(f"{name} has NaN or infinity in {bad} of {len(x)} samples", at=str(path))
-    return x
-
-
-def _labels(path: str | Path, name: str, y: Array, count: int) -> Array:
-    if y.ndim != 1 or len(y) != count:
-        raise DataError(f"{name} has shape {list(y.shape)}, not one label for each of {count} samples", at=str(path))
-    if y.dtype.kind not in "iu" or (len(y) and (y.min() < 0 or y.max() > np.iinfo(np.int64).max)):
-        raise DataError(f"{name} is {y.dtype}: labels are class numbers from 0", at=str(path))
-    return y.astype(np.int64)
+    return mapped(path, name, x) if isinstance(x, np.memmap) else finite(path, name, x)
 
 
 def _hold_out(count: int, stream: int) -> tuple[Array, Array]:
@@ -303,9 +336,9 @@ def _hold_out(count: int, stream: int) -> tuple[Array, Array]:
     return np.sort(order[size:]), np.sort(order[:size])
 
 
-def _digest(scaling: Scaling, *arrays: Samples) -> str:
+def _digest(how: str, *arrays: Samples) -> str:
     """Of types, shapes and contents; of stored samples `IDENTIFIED`, evenly spaced, stand for all."""
-    total = hashlib.sha256(repr(scaling).encode())
+    total = hashlib.sha256(how.encode())
     for array in arrays:
         some = array
         if isinstance(array, Stored):

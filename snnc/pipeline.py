@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
-from typing import ClassVar, Protocol, Self
+from typing import ClassVar, Protocol, Self, runtime_checkable
 
 import numpy as np
 
@@ -17,10 +17,11 @@ from .data import Data, Split
 from .errors import PipelineError
 from .ir import Array, Graph, Stage, verify
 from .report import Ledger, Row
+from .score import ACCURACY, Score
 from .sim import torch as executor
 from .sim.diagnosis import diagnose, layers, obstacle
 from .sim.findings import Diagnosis, Unexplained
-from .sim.judge import LAYER_SAMPLES, accuracy, layer_errors
+from .sim.judge import LAYER_SAMPLES, layer_errors
 
 EFFORT, FEWEST = 2**24, 16
 """What causes are measured on: at most so many steps of neurons in one run over the samples, but `FEWEST` samples."""
@@ -30,6 +31,18 @@ Progress = Callable[[str, int, int], None]
 
 def silent(task: str, done: int, total: int) -> None:
     """The progress that says nothing."""
+
+
+@runtime_checkable
+class Choosy(Protocol):
+    """A pass that not all data suits: its options say what it makes of right answers."""
+
+    def check_data(self, data: Data) -> None:
+        """Refuse data that it can do nothing with.
+
+        Raises:
+            PipelineError: says why.
+        """
 
 
 class Keeper(Protocol):
@@ -77,6 +90,11 @@ class Context:
     def rng(self, name: str) -> np.random.Generator:
         """A stream of random numbers of its own for `name`."""
         return np.random.default_rng([self.seed, *name.encode()])
+
+    @property
+    def score(self) -> Score:
+        """What outputs are judged by: the data's own; accuracy without data."""
+        return ACCURACY if self.data is None else self.data.train.score
 
     def training(self, name: str) -> Split:
         """The training samples.
@@ -150,6 +168,22 @@ class Pipeline:
     def __hash__(self) -> int:
         return hash(self.passes)
 
+    def check_data(self, data: Data) -> None:
+        """Refuse data that passes can do nothing with, before any work.
+
+        Raises:
+            PipelineError: lists the passes, and why.
+        """
+        problems: list[PipelineError] = []
+        for step in self.passes:
+            try:
+                if isinstance(step, Choosy):
+                    step.check_data(data)
+            except PipelineError as error:
+                problems.append(error)
+        if problems:
+            raise PipelineError.gather(f"the pipeline '{self}' does not suit the data", problems)
+
     def __call__(
         self,
         graph: Graph,
@@ -173,6 +207,7 @@ class Pipeline:
         """
         if data is not None:
             data.check(graph)
+            self.check_data(data)
             data = replace(data, test=data.test.take(0))
         teacher = graph.teacher or (graph if graph.stage is Stage.ANALOG else None)
         ledger = Ledger()
@@ -252,20 +287,25 @@ def judged(
     changed: bool = True,
     seconds: float = 0.0,
 ) -> Row:
-    """A ledger row for `graph`: accuracy on the validation samples, layers' errors against the teacher and why."""
+    """A ledger row for `graph`: its score on the validation samples, layers' errors against the teacher and why."""
     row = Row(step, None, "validation", graph.stage, len(graph.nodes), {}, notes, changed, seconds)
     if data is None:
         return row
     x = data.validation
-    share = accuracy(single(executor.run(graph, {next(iter(graph.inputs)): x}, device)), data.validation.labels)
+    row = replace(row, value=measured(graph, x, device), score=x.score)
     if teacher is None:
-        return replace(row, accuracy=share)
+        return row
     error, few = layer_errors(graph, teacher, x, device), x[: affordable(graph)]
     if obstacle(graph, teacher, few) is not None:
-        return replace(row, accuracy=share, error=error)
+        return replace(row, error=error)
     found = [layer for layer in layers(graph, teacher, few, device) if layer.taught]
     error = {layer.name: layer.error for layer in found} | error
-    return replace(row, accuracy=share, error=error, causes={layer.name: layer.split for layer in found if layer.split})
+    return replace(row, error=error, causes={layer.name: layer.split for layer in found if layer.split})
+
+
+def measured(graph: Graph, split: Split, device: str = "cpu") -> float:
+    """The score of a graph of one input and one output on samples."""
+    return split.score.measure(single(executor.run(graph, {next(iter(graph.inputs)): split}, device)), split.labels)
 
 
 def affordable(graph: Graph) -> int:
@@ -284,7 +324,7 @@ def explained(graph: Graph, data: Data, device: str = "cpu", progress: Progress 
         return Unexplained("the network has lost the model it was made from")
     if (why := obstacle(graph, graph.teacher, few.x())) is not None:
         return Unexplained(why.message, why.hint)
-    return diagnose(graph, graph.teacher, few.x(), few.labels, device, progress)
+    return diagnose(graph, graph.teacher, few.x(), few.labels[:], device, progress, few.score)
 
 
 def single(outputs: dict[str, Array]) -> Array:

@@ -10,6 +10,7 @@ from . import importer
 from .data import Data, Scaling
 from .ir import Graph
 from .pipeline import Pipeline
+from .score import ACCURACY
 from .target import Artifact
 
 
@@ -21,6 +22,7 @@ def provenance(
         "model": importer.model_digest(model, reading) if not isinstance(model, Graph) else None,
         "data": data.digest,
         "scaling": _scaling(data.test.scaling),
+        **({} if data.test.score is ACCURACY else {"score": data.test.score.name}),
         "pipeline": str(recipe),
         "seed": seed,
         "versions": {name: metadata.version(name) for name in ("numpy", "onnx", "onnxruntime", "torch")},
@@ -34,6 +36,11 @@ def scaling_of(artifact: Artifact) -> Scaling:
     if found is None:
         return Scaling()
     return Scaling(float(found["scale"]), tuple(map(float, found["mean"])), tuple(map(float, found["std"])))
+
+
+def score_of(artifact: Artifact) -> str:
+    """The name of the score that an artifact's network was judged by."""
+    return str(artifact.bundle.facts.get("score", ACCURACY.name))
 
 
 def _scaling(scaling: Scaling) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from snnc import data
 from snnc.data import Data, Scaling, Split
 from snnc.errors import DataError
 from snnc.ir import Graph, Node, TensorType
+from snnc.score import MSE, SI_SDR
 
 Save = Callable[..., Path]
 
@@ -357,6 +358,112 @@ def test_a_file_of_a_folder_that_is_cut_short(save_folder: Save) -> None:
     (path / "x.npy").write_text("x,y")
     with pytest.raises(DataError, match="cannot be read as npy"):
         data.load(path)
+
+
+# --- targets that are arrays
+
+
+def pairs(count: int, shape: tuple[int, ...] = (2, 3)) -> dict[str, Any]:
+    """Samples that carry their number, and targets that carry it too."""
+    number = np.arange(count, dtype=np.float64)
+    return {"x": number[:, None].astype(np.float32), "y": number.reshape(-1, *[1] * len(shape)) + np.full(shape, 0.25)}
+
+
+@pytest.mark.parametrize("asked", [None, "mse", "si-sdr"])
+def test_floats_are_targets(save: Save, asked: str | None) -> None:
+    found = data.load(save(**pairs(100)), score=asked)
+    for split in (found.train, found.validation, found.test, found.train.take(5), found.test.pick(np.array([1]))):
+        assert split.score.name == (asked or "mse")
+        assert (split.labels[:].dtype, split.labels.shape[1:]) == (np.float32, (2, 3))
+        np.testing.assert_array_equal(split.labels[:][:, 0, 0], split.raw[:][:, 0] + 0.25)
+    assert len({data.load(save(**pairs(100)), score=s).digest for s in (None, "mse", "si-sdr")}) == 2
+
+
+def test_the_test_part_of_a_file_has_the_score_it_is_asked_for(save: Save) -> None:
+    path = save(**pairs(9))
+    assert data.load_test(path, Scaling(), 4, "si-sdr").score.name == "si-sdr"
+    with pytest.raises(DataError, match="y has shape"):
+        data.load_test(path, Scaling(), 4, "accuracy")
+
+
+def test_targets_of_a_folder_are_read_when_they_are_asked_for(save: Save, save_folder: Save) -> None:
+    """As float32, in parts, and NaN is found, and named, where a batch has it."""
+    many = pairs(3000)
+    many["y"][1001, 1, 2] = np.nan
+    found = data.load(save_folder(**many))
+    assert type(found.train.labels).__name__ == "Stored"
+    asked = np.flatnonzero(found.train.raw.numbers == 1001)  # type: ignore[attr-defined]
+    good = found.train.pick(slice(0, 9))
+    assert good.labels[:].dtype == np.float32
+    np.testing.assert_array_equal(good.labels[:][:, 0, 0], good.raw[:][:, 0] + 0.25)
+    with pytest.raises(DataError, match="y has NaN or infinity in sample 1001"):
+        found.train.labels[asked]
+    whole = data.load(save_folder("again", **pairs(40)))
+    assert whole.train.labels[:].tobytes() == data.load(save("same.npz", **pairs(40))).train.labels[:].tobytes()
+
+
+@pytest.mark.parametrize(
+    ("y", "score", "message", "hint"),
+    [
+        (np.arange(4.0), None, "y is float64: labels are class numbers from 0, and floats are targets", "astype"),
+        (np.arange(4.0)[:, None], None, "these may be either", "--score mse"),
+        (np.eye(4)[[0, 2, 1, 1]], None, "its rows are one-hot", "y.argmax(1) for classes"),
+        (np.arange(4), "mse", "mse judges targets that are floats, y is int64: classes", "as floats"),
+        (np.arange(4), "si-sdr", "si-sdr judges targets that are floats", "as floats"),
+        (np.arange(8).reshape(4, 2), None, "y has shape [4, 2], not one label for each of 4 samples", "are floats"),
+        (np.zeros((3, 2)) + 0.5, None, "y has shape [3, 2], not one target for each of 4 samples", ""),
+        (np.full((4, 2), 0.5) * [1, np.nan], None, "y has NaN or infinity in 4 of 4 samples", ""),
+        (np.full((4, 2), 1e300), None, "y has NaN or infinity in 4 of 4 samples", ""),
+        (np.arange(4), "loudness", "no score is named 'loudness'", "accuracy, mse, si-sdr"),
+    ],
+)
+def test_targets_that_cannot_be_used(
+    save: Save, y: Any, score: str | None, message: str, hint: str, save_folder: Save
+) -> None:
+    with pytest.raises(DataError) as caught:
+        data.load(save(x=X, y=y), score=score)
+    assert message in caught.value.message
+    assert hint in caught.value.hint
+    if "NaN" not in message:
+        with pytest.raises(DataError) as again:
+            data.load(save_folder(x=X, y=y), score=score)
+        assert again.value.message == caught.value.message
+
+
+def test_whole_numbers_are_targets_where_a_score_says_so(save: Save) -> None:
+    """And where one of them is none."""
+    for y in (np.arange(20.0), np.arange(20.0)[:, None], np.eye(20)):
+        assert data.load(save(x=np.zeros((20, 1)), y=y), score="mse").train.labels.shape[1:] == y.shape[1:]
+    assert data.load(save(x=np.zeros((20, 1)), y=np.arange(20) + 0.5)).train.score.name == "mse"
+
+
+def against(shape: tuple[int, ...], target: tuple[int, ...], score: Any = MSE) -> None:
+    """Check targets of shape `target` with a model whose output has `shape`."""
+    part = Split(np.zeros((5, 4), np.float32), np.zeros((5, *target), np.float32), score=score)
+    Data(part, part, part).check(model({"image": (4,)}, shape))
+
+
+@pytest.mark.parametrize("shape", [(3,), (1,), (2, 20), (2, 3, 4)])
+def test_targets_are_as_the_output_is(shape: tuple[int, ...]) -> None:
+    against(shape, shape)
+    with pytest.raises(DataError) as caught:
+        against(shape, (*shape, 1))
+    first = caught.value.problems[0]
+    assert first.message == f"train targets have shape {[*shape, 1]}, output 'logits' has {list(shape)}"
+    assert first.hint == f"reshape the targets to {list(shape)} each"
+
+
+def test_signals_that_si_sdr_cannot_tell_apart() -> None:
+    against((2, 20), (2, 20), SI_SDR)
+    against((20,), (20,), SI_SDR)
+    with pytest.raises(DataError, match="train targets: si-sdr tries the orders of at most 6 sources, not of 7"):
+        against((7, 20), (7, 20), SI_SDR)
+
+
+def test_parts_that_are_judged_differently() -> None:
+    one, other = (Split(np.zeros((5, 4), np.float32), np.zeros((5, 20), np.float32), score=s) for s in (MSE, SI_SDR))
+    with pytest.raises(DataError, match="the train part is judged by mse, test by si-sdr"):
+        Data(one, one, other).check(model({"image": (4,)}, (20,)))
 
 
 # --- data against model

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -32,3 +34,21 @@ def test_train_digits(tmp_path: Path) -> None:
     assert snnc.to_text(snnc.load(tmp_path / "digits_cnn.onnx")) == snnc.to_text(
         snnc.load(EXAMPLES / "digits_cnn.onnx")
     )
+
+
+def test_autoencoder(tmp_path: Path) -> None:
+    """The network learns to draw digits, and still does with spikes."""
+    pytest.importorskip("onnxscript", reason="onnxscript is not installed: pip install snnc[examples]")
+    made = subprocess.run(
+        [sys.executable, EXAMPLES / "autoencoder.py", "--out", tmp_path, "--epochs", "15"],
+        check=True,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(EXAMPLES.parent)},
+    )
+    ann, snn = (float(found) for found in re.findall(r"mean squared error ([\d.]+) on 500 test digits", made.stdout))
+    with np.load(EXAMPLES / "digits.npz") as digits:
+        x = digits["x_test"]
+        blank = float(np.square(x - digits["x_train"].mean(0)).mean())
+    assert ann < 0.6 * blank
+    assert ann <= snn < 0.8 * blank, (ann, snn, blank)

@@ -79,6 +79,24 @@ def test_with_labels_only_what_the_digest_needs_is_read_and_then_what_is_asked_f
     assert found.train.x(slice(0, 0)).shape == (0, 1)
 
 
+def test_targets_of_a_dataset_are_read_when_they_are_asked_for(tmp_path: Path) -> None:
+    x = np.arange(400, dtype=np.float32)[:, None]
+    source = Pairs(x, [torch.full((2, 3), i + 0.5) for i in range(400)])
+    found = data.from_dataset(source, score="si-sdr")
+    assert found.train.score.name == "si-sdr"
+    source.asked.clear()
+    part = found.train.pick(slice(10, 20))
+    np.testing.assert_array_equal(part.labels[np.array([4, 2])][:, 1, 2], part.x(np.array([4, 2]))[:, 0] + 0.5)
+    assert len(source.asked) == 4, "two samples, two targets"
+    given = data.from_dataset(source, labels=np.full((400, 2), 0.5))
+    assert (given.train.score.name, given.train.labels.shape[1:]) == ("mse", (2,))
+    numbers = data.from_dataset(Pairs(x, [float(v) + 0.5 for v in range(400)]))
+    assert numbers.train.labels.shape == (324,)
+    source.y[9] = torch.zeros(7)
+    with pytest.raises(DataError, match=r"target 9 of train is float32\[7\], target 0 is float32\[2, 3\]"):
+        data.from_dataset(source).train.labels[:]
+
+
 class Flipping(Pairs):
     """Another sample every time."""
 

@@ -26,7 +26,7 @@ def explain(build: Path, data_path: Path, samples: int, device: str, as_json: bo
     """Split the error of every layer of an artifact into named causes, and say which setting would mend most."""
     api.check_device(device)
     artifact = api.open(build)
-    split = data_files.load_test(data_path, api.scaling_of(artifact), samples)
+    split = data_files.load_test(data_path, api.scaling_of(artifact), samples, api.score_of(artifact))
     with show.progress(quiet) as progress:
         found = api.explain(artifact, split, device, progress)
     if as_json:

@@ -18,12 +18,14 @@ from snnc.artifact import Bundle
 from snnc.errors import SnncError
 from snnc.passes import PASSES
 from snnc.report import Row
+from snnc.score import MSE, SI_SDR
 from snnc.targets import TARGETS
 from snnc.train import TRAINERS, TensorBoard, parallel
 
 from . import show
 from .explain import explain
 from .params import READABLE, Steps, output_options, reading_options, resume_options, scaling_options
+from .population import yield_command
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -50,6 +52,10 @@ def cli() -> None:
 @click.option("--test-samples", type=click.IntRange(1), help="Use only the first so many.")
 @click.option("--device", default="cpu", show_default=True, help="Where torch computes: cpu or cuda.")
 @click.option("--log", type=READABLE, help="Folder of TensorBoard event files: how the training goes.")
+@click.option(
+    "--score", type=click.Choice([MSE.name, SI_SDR.name]),
+    help="What outputs are judged by where y are targets (floats); mse by default.",
+)  # fmt: skip
 @resume_options
 @scaling_options
 @reading_options
@@ -57,10 +63,10 @@ def cli() -> None:
 def compile_command(
     model: Path, target: str, data_path: Path, test_path: Path | None, pipeline: str | None, max_drop: float | None,
     steps: range | None, out: Path, seed: int, chips: int, train_samples: int | None, test_samples: int | None,
-    device: str, log: Path | None, resume: bool | None, save_every: float, scale: float, mean: tuple[float, ...],
-    std: tuple[float, ...], reading: importer.Options, as_json: bool, quiet: bool,
+    device: str, log: Path | None, score: str | None, resume: bool | None, save_every: float, scale: float,
+    mean: tuple[float, ...], std: tuple[float, ...], reading: importer.Options, as_json: bool, quiet: bool,
 ) -> None:  # fmt: skip
-    """Compile MODEL (an ONNX file) for a chip and report the accuracy at every step."""
+    """Compile MODEL (an ONNX file) for a chip and report the accuracy, or another score, at every step."""
     chosen = api.target_of(target)
     recipe = api.recipe_of(pipeline, chosen)
     api.check_plan(recipe, max_drop, steps)
@@ -72,7 +78,7 @@ def compile_command(
     api.check_device(device)
     graph = importer.load(model, reading)
     samples = data_files.load(
-        data_path, test=test_path, scaling=scaling, train_samples=train_samples, test_samples=test_samples
+        data_path, test=test_path, scaling=scaling, train_samples=train_samples, test_samples=test_samples, score=score
     )
     samples.check(graph)
     with show.progress(quiet or not parallel.is_first()) as progress, api.resumable(out):
@@ -161,16 +167,18 @@ def run(
     if stored is not None and chip is None:
         chip = int(stored.json("chip.json")["seed"])
     on = None if chip is None else artifact.load(chip, stored, device)
-    split = data_files.load_test(data_path, api.scaling_of(artifact), test_samples)
+    split = data_files.load_test(data_path, api.scaling_of(artifact), test_samples, api.score_of(artifact))
     with show.progress(quiet) as progress:
-        share, arrays, cost = api.run(artifact, split, on, device, progress)
+        value, arrays, cost = api.run(artifact, split, on, device, progress)
     if outputs is not None:
         api.save_arrays(outputs, arrays)
     if as_json:
         where = None if outputs is None else str(outputs)
-        return show.emit({"accuracy": share, "outputs": where, "cost": cost.to_json(), "chip": chip})
+        found = show.scored(value, split.score)
+        return show.emit({**found, "outputs": where, "cost": cost.to_json(), "chip": chip})
     place = "the ideal network" if chip is None else f"chip {chip}" + (", calibrated" if stored else "")
-    show.out().print(f"accuracy {share:.2%} of {len(split)} samples on {place}\n{show.cost_text(cost)}")
+    figure = f"{split.score.name} {split.score.brief(value)}"
+    show.out().print(f"{figure} of {len(split)} samples on {place}\n{show.cost_text(cost)}")
     return None
 
 
@@ -200,15 +208,16 @@ def calibrate(
     stored = None if state is None else Bundle.read(state, "chip")
     on = artifact.load(chip, stored, device)
     samples = data_files.load(
-        data_path, scaling=api.scaling_of(artifact), train_samples=train_samples, test_samples=test_samples
-    )
+        data_path, scaling=api.scaling_of(artifact), train_samples=train_samples, test_samples=test_samples,
+        score=api.score_of(artifact),
+    )  # fmt: skip
     samples.check(artifact.graph)
     with show.progress(quiet) as progress:
         before = api.run(artifact, samples.test, on, device, progress)[0]
         ledger = on.calibrate(samples, epochs, progress)
         after = api.run(artifact, samples.test, on, device, progress)[0]
-    for step, share in (("test, before", before), ("test, calibrated", after)):
-        ledger.add(Row(step, share, "test"))
+    for step, value in (("test, before", before), ("test, calibrated", after)):
+        ledger.add(Row(step, value, "test", score=samples.test.score))
     if out is not None:
         on.state().write(out)
     if as_json:
@@ -218,6 +227,7 @@ def calibrate(
 
 
 cli.add_command(explain)
+cli.add_command(yield_command)
 
 
 def listing(name: str, table: spec.Registry[Any], text: str) -> None:

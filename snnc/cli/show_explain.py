@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.table import Table
 
 from snnc.errors import printable
-from snnc.report import percent
+from snnc.score import ACCURACY
 from snnc.sim.advice import ABOUT, Setting
 from snnc.sim.findings import READOUT, Diagnosis, Gain, Row
 from snnc.sim.twins import Cause
@@ -23,9 +23,10 @@ def show_diagnosis(found: Diagnosis, pipeline: str = "") -> None:
     """Everything, worst last, where the eye is; `pipeline` is what the settings belong to."""
     console = out()
     judge = "of the labels" if found.labelled else "of the model's own answers"
+    word = "Right" if found.score is ACCURACY else found.score.name
     console.print(
-        f"{found.samples} samples, {found.steps} time steps. Right {judge}: model {percent(found.teacher)}, "
-        f"network {percent(found.accuracy)}.\n"
+        f"{found.samples} samples, {found.steps} time steps. {word} {judge}: model {found.score.text(found.teacher)}, "
+        f"network {found.score.text(found.network)}.\n"
     )
     console.print(layers_table(found))
     console.print("\nerror: ||network - model|| / ||model|| of the activations; the causes are shares of its square.\n")
@@ -54,18 +55,18 @@ def layers_table(found: Diagnosis) -> Table:
 def _gains(console: Console, found: Diagnosis) -> None:
     console.print(
         f"The output is off by {found.output_error:.1%} (read out with the model's weights) and by "
-        f"{_points(found.accuracy - found.teacher)} points of accuracy. Each cause off alone, and in turn:\n"
+        f"{_moved(found, found.network - found.teacher)}. Each cause off alone, and in turn:\n"
     )
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("points that change without")
-    for name in ("output", "accuracy", "in turn: output", "accuracy"):
+    for name in ("output", found.score.name, "in turn: output", found.score.name):
         table.add_column(name, justify="right")
     for alone, turn in zip(found.gains, found.in_turn, strict=True):
         where = "" if alone.what == READOUT else " in all layers"
-        table.add_row(alone.what + where, *_cells(alone), *_cells(turn))
-    table.add_row("remainder", "", "", _error(found.remaining_error), _points(found.remainder))
+        table.add_row(alone.what + where, *_cells(found, alone), *_cells(found, turn))
+    table.add_row("remainder", "", "", _error(found.remaining_error), found.score.change(found.remainder, 0.0))
     for gain in found.single[:PAIRS]:
-        table.add_row(f"{gain.what} in {printable(gain.layer or '', 60)}", *_cells(gain))
+        table.add_row(f"{gain.what} in {printable(gain.layer or '', 60)}", *_cells(found, gain))
     console.print(table)
 
 
@@ -93,12 +94,15 @@ def _promise(setting: Setting) -> str:
     return f"{how} the layer's error from {setting.before:.1%} to {setting.after:.1%}{back}"
 
 
-def _points(share: float) -> str:
-    return f"{100 * share:+.2f}"
+def _moved(found: Diagnosis, value: float) -> str:
+    moved = found.score.change(value, 0.0)
+    if found.score is ACCURACY:
+        return f"{moved} points of accuracy"
+    return f"{moved} {found.score.unit}".rstrip() + f" of {found.score.name}"
 
 
-def _cells(gain: Gain) -> tuple[str, str]:
-    return _error(gain.error), _points(gain.accuracy)
+def _cells(found: Diagnosis, gain: Gain) -> tuple[str, str]:
+    return _error(gain.error), found.score.change(gain.value, 0.0)
 
 
 def _error(came_back: float) -> str:

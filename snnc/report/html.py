@@ -11,6 +11,7 @@ from html import escape
 from typing import Any
 
 from snnc.errors import printable
+from snnc.score import ACCURACY, Score
 
 from . import svg
 from .ledger import Ledger, Row, change, percent, worst
@@ -60,7 +61,7 @@ def page(ledger: Ledger, report: Mapping[str, Any], facts: Mapping[str, Any]) ->
         "<h1>snnc: what the compile did</h1>", _made_from(facts),
         f'<div class="box"><b>Where it went:</b> {text(report["diagnosis"]["summary"])}</div>',
         "<h2>Every step</h2>", _ledger(ledger),
-        *_causes(ledger, origins), *_gains(report["diagnosis"]), *_chips(report["chips"]),
+        *_causes(ledger, origins), *_gains(report["diagnosis"], ledger.score), *_chips(report["chips"], ledger.score),
         "<h2>Cost of one inference</h2>", _cost(report["cost"]),
         "<h2>Limits of the chip</h2>", _limits(report["limits"]),
         f'<p class="soft">Unchecked on the real chip: {text(", ".join(report["unchecked"]))}</p>',
@@ -102,10 +103,10 @@ def _ledger(ledger: Ledger) -> str:
             continue
         notes = "".join(f'<br><span class="soft">{text(note)}</span>' for note in row.notes)
         rows.append((
-            f"<code>{text(row.step)}</code>{notes}", row.split if row.accuracy is not None else "",
-            percent(row.accuracy), change(row, before), text(worst(row)),
+            f"<code>{text(row.step)}</code>{notes}", row.split if row.value is not None else "",
+            row.figure, change(row, before), text(worst(row)),
         ))  # fmt: skip
-    heads = "step", "samples", "accuracy", "change", "largest layer error, main cause"
+    heads = "step", "samples", ledger.score.name, "change", "largest layer error, main cause"
     nothing = f'<p class="soft">Nothing to do: {text(", ".join(idle))}</p>' if idle else ""
     return table(heads, rows, (2, 3), tight=1) + nothing
 
@@ -151,7 +152,7 @@ def _nodes(origin: list[str]) -> str:
     return f"<code>{text(', '.join(origin))}</code>" if origin else ""
 
 
-def _gains(found: Mapping[str, Any]) -> list[str]:
+def _gains(found: Mapping[str, Any], score: Score) -> list[str]:
     """What comes back at the output without each cause, and what to try; nothing where nothing was measured."""
     if "gains" not in found:
         return []
@@ -161,12 +162,14 @@ def _gains(found: Mapping[str, Any]) -> list[str]:
         f"{percent(found['output_error']['network'])} of its norm, read out with the model's weights. Points that come "
         "back without a cause, alone and in turn; in turn they sum to the whole, but for the remainder.</p>",
     ]
+    key = "accuracy" if score is ACCURACY else "score"
     rows = [
-        (text(alone["off"]), *(_points(gain[key]) for gain in (alone, turn) for key in ("output_error", "accuracy")))
+        (text(alone["off"]), *_cells(alone["output_error"], alone[key], score),
+         *_cells(turn["output_error"], turn[key], score))
         for alone, turn in zip(found["gains"], found["gains_in_turn"], strict=True)
-    ]
-    left = (_points(found[key]["remainder"]) for key in ("output_error", "accuracy"))
-    heads = "without", "output", "accuracy", "in turn: output", "accuracy"
+    ]  # fmt: skip
+    left = _cells(found["output_error"]["remainder"], found[key]["remainder"], score)
+    heads = "without", "output", score.name, "in turn: output", score.name
     made.append(table(heads, [*rows, ("remainder", "", "", *left)], range(1, 5)))
     if found["advice"]:
         tries = [(
@@ -183,10 +186,18 @@ def _points(share: float) -> str:
     return f"{100 * share:+.2f}"
 
 
-def _chips(chips: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Every simulated device before and after calibration."""
+def _cells(error: float, value: float, score: Score) -> tuple[str, str]:
+    return _points(error), score.change(value, 0.0)
+
+
+def _chips(chips: Sequence[Mapping[str, Any]], score: Score) -> list[str]:
+    """Every simulated device before and after calibration; shares of right answers as a picture too."""
     if not chips:
         return []
+    title = "<h2>Simulated chips, on test samples</h2>"
+    if score is not ACCURACY:
+        figures = ((str(chip["seed"]), score.text(chip["before"]), score.text(chip["after"])) for chip in chips)
+        return [title, table(("chip", "before", "calibrated"), figures, (0, 1, 2))]
     lowest = min(chip[key] for chip in chips for key in ("before", "after"))
     lowest = int(20 * lowest) / 20 if lowest < 1 else 0.95
     rows = [
@@ -195,7 +206,7 @@ def _chips(chips: Sequence[Mapping[str, Any]]) -> list[str]:
         for chip in chips
     ]  # fmt: skip
     heads = "chip", "before", "calibrated", f"{percent(lowest)} to 100 %: hollow before, full calibrated"
-    return ["<h2>Simulated chips, on test samples</h2>", table(heads, rows, (0, 1, 2))]
+    return [title, table(heads, rows, (0, 1, 2))]
 
 
 def _cost(cost: Mapping[str, Any]) -> str:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from snnc.score import ACCURACY, Score
+
 
 @dataclass(frozen=True)
 class Row:
@@ -13,7 +15,8 @@ class Row:
 
     Attributes:
         step: the pass or trainer as text, or what was measured.
-        accuracy: share of right answers on `split`, 0 to 1; None where nothing was judged.
+        value: the score on `split`; None where nothing was judged.
+        score: what `value` is: by default the share of right answers, 0 to 1.
         split: `validation` while anything may still be chosen, `test` for final figures.
         error: by layer, ||snn - teacher|| / ||teacher|| of the activations (decoded: count * theta).
         causes: by layer of neurons, the share of every cause in the square of that error, the layer's own main cause
@@ -24,7 +27,7 @@ class Row:
     """
 
     step: str
-    accuracy: float | None = None
+    value: float | None = None
     split: str = "validation"
     stage: str = ""
     nodes: int = 0
@@ -33,6 +36,17 @@ class Row:
     changed: bool = True
     seconds: float = 0.0
     causes: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    score: Score = ACCURACY
+
+    @property
+    def accuracy(self) -> float | None:
+        """The score, where it is the share of right answers."""
+        return self.value if self.score is ACCURACY else None
+
+    @property
+    def figure(self) -> str:
+        """The score as a table has it."""
+        return "" if self.value is None else self.score.text(self.value)
 
     @property
     def worst(self) -> tuple[str, float, str] | None:
@@ -43,10 +57,14 @@ class Row:
         return name, self.error[name], next(iter(self.causes.get(name, ())), "")
 
     def to_json(self, *, timed: bool = True) -> dict[str, Any]:
-        """Plain data; without `timed` the same for every run of the same command."""
+        """Plain data; without `timed` the same for every run of the same command.
+
+        Where the score is no accuracy, that is None, and `score` has name and value.
+        """
+        value = None if self.value is None else self.score.rounded(self.value)
         made: dict[str, Any] = {
             "step": self.step,
-            "accuracy": None if self.accuracy is None else round(self.accuracy, 6),
+            "accuracy": value if self.score is ACCURACY else None,
             "split": self.split,
             "stage": self.stage,
             "nodes": self.nodes,
@@ -56,6 +74,8 @@ class Row:
             "notes": list(self.notes),
             "changed": self.changed,
         }
+        if self.score is not ACCURACY:
+            made["score"] = {"name": self.score.name, "value": value}
         return {**made, "seconds": round(self.seconds, 3)} if timed else made
 
 
@@ -75,21 +95,30 @@ class Ledger:
                 return row
         raise KeyError(f"no step is named '{step}': {', '.join(row.step for row in self.rows) or 'no rows'}")
 
+    @property
+    def score(self) -> Score:
+        """What its rows were judged by."""
+        return next((row.score for row in self.rows if row.value is not None), ACCURACY)
+
     def to_json(self, *, timed: bool = True) -> list[dict[str, Any]]:
         """One dict a row."""
         return [row.to_json(timed=timed) for row in self.rows]
 
     def __str__(self) -> str:
         shown = [row for row in self.rows if row.changed or row.notes]
-        wide = max((len(row.step) for row in shown), default=4)
-        lines = [f"{'step':{wide}}  accuracy  change  seconds  largest layer error, main cause"]
         before: dict[str, float] = {}
+        changes = [change(row, before) for row in shown]
+        wide = max((len(row.step) for row in shown), default=4)
+        first = max([8, len(self.score.name), *(len(row.figure) for row in shown)])
+        second = max([6, *map(len, changes)])
+        heads = f"{self.score.name:>{first}}  {'change':>{second}}  seconds  largest layer error, main cause"
+        lines = [f"{'step':{wide}}  {heads}"]
         part = ""
-        for row in shown:
-            if row.accuracy is not None and row.split != part:
+        for row, moved in zip(shown, changes, strict=True):
+            if row.value is not None and row.split != part:
                 part = row.split
                 lines.append(f"-- on the {part} samples")
-            cells = f"{percent(row.accuracy):>8}  {change(row, before):>6}  {row.seconds:7.1f}  {worst(row)}"
+            cells = f"{row.figure:>{first}}  {moved:>{second}}  {row.seconds:7.1f}  {worst(row)}"
             lines.append(f"{row.step:{wide}}  {cells}".rstrip())
             lines += [f"    {note}" for note in row.notes]
         if idle := [row.step for row in self.rows if row not in shown]:
@@ -99,18 +128,18 @@ class Ledger:
 
 def percent(share: float | None) -> str:
     """0.9731 -> `97.31 %`."""
-    return "" if share is None else f"{100 * share:.2f} %"
+    return "" if share is None else ACCURACY.text(share)
 
 
 def change(row: Row, before: dict[str, float]) -> str:
-    """Points gained or lost against the last row of the same split; remembers this row in `before`."""
-    if row.accuracy is None:
+    """What was gained or lost against the last row of the same split; remembers this row in `before`."""
+    if row.value is None:
         return ""
     if not row.changed:
         return "same"
     last = before.get(row.split)
-    before[row.split] = row.accuracy
-    return "" if last is None else f"{100 * (row.accuracy - last):+.2f}"
+    before[row.split] = row.value
+    return "" if last is None else row.score.change(row.value, last)
 
 
 def worst(row: Row) -> str:

@@ -73,8 +73,9 @@ def search(
         data: its test part is not touched.
 
     Raises:
-        PipelineError: no T of the range is enough; names the nearest and what to try.
+        PipelineError: no T of the range is enough; names the nearest and what to try. Or answers cannot be counted.
     """
+    goal.check_data(data)
     start = options_of(recipe)
     judge = Judge.of(Pipeline(*converting(recipe)), graph, data, goal, seed, device, progress)
     chosen = _lowest(judge, start, goal.steps)

@@ -95,7 +95,7 @@ class Judge:
         ctx = Context(replace(data, test=data.train.take(0)), teacher, seed, device)
         order = ctx.rng(NAME).permutation(len(data.validation))
         x = data.validation.pick(order)
-        return cls(recipe, graph, ctx, goal, x, x.labels, _hits(teacher, x, x.labels, device), progress)
+        return cls(recipe, graph, ctx, goal, x, x.labels[:], _hits(teacher, x, x.labels[:], device), progress)
 
     def fits(self, choice: Choice) -> bool:
         """Whether the drop is within the budget, as far as the samples judged can tell."""

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from snnc.data import Data
 from snnc.errors import PipelineError
 from snnc.passes import QuantizeWeights, ThresholdLayerNorm
 from snnc.pipeline import Pass, Pipeline
+from snnc.score import ACCURACY
 from snnc.train import Trainer
 
 MOST_STEPS = 64
@@ -28,6 +30,19 @@ class Goal:
             raise PipelineError(f"a drop of at most {self.max_drop} is no goal", hint="points of accuracy, 0 to 100")
         if not self.steps or self.steps[0] < 1 or self.steps.step != 1:
             raise PipelineError(f"{self.steps} is no range of time steps", hint="range(4, 33): 4 to 32")
+
+    def check_data(self, data: Data) -> None:
+        """Refuse data whose outputs are no right or wrong answers.
+
+        Raises:
+            PipelineError: says so.
+        """
+        if data.validation.score is not ACCURACY:
+            raise PipelineError(
+                f"a search counts right answers (max_drop={self.max_drop:g}), the data is judged by "
+                f"{data.validation.score.name}",
+                hint="--steps 16 sets T; compare the ledgers of several",
+            )
 
     @property
     def most_candidates(self) -> int:

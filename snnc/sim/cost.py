@@ -57,10 +57,7 @@ class Cost:
 
 def measure(graph: Graph, teacher: Graph | None, x: Array, device: str = "cpu") -> Cost:
     """The cost of a spiking `graph` on samples x [N, ...]."""
-    batch = {next(iter(graph.inputs)): to_tensor(x, device)}
-    with torch.inference_mode(), exact():
-        values = forward(graph, tensors(graph, device), batch, keep=_sends)
-        sent = {n.name: (values[n.name] != 0).sum(0).cpu().to(torch.float32) for n in graph.nodes if _sends(n)}
+    sent = events_sent(graph, x, device)
     counts = {name: count for name, count in sent.items() if graph[name].op == "lif"}
     spiking = arriving(graph, lambda name, kind: sent[name] if name in sent else torch.zeros(1, *kind.shape))
     every = _ones(graph)
@@ -80,7 +77,15 @@ def measure(graph: Graph, teacher: Graph | None, x: Array, device: str = "cpu") 
     )
 
 
-def _sends(node: Node) -> bool:
+def events_sent(graph: Graph, x: Array, device: str = "cpu") -> dict[str, Tensor]:
+    """Events on samples x [N, ...] by node that sends them: the sum over time steps, [N, ...]."""
+    batch = {next(iter(graph.inputs)): to_tensor(x, device)}
+    with torch.inference_mode(), exact():
+        values = forward(graph, tensors(graph, device), batch, keep=sends)
+        return {n.name: (values[n.name] != 0).sum(0).cpu().to(torch.float32) for n in graph.nodes if sends(n)}
+
+
+def sends(node: Node) -> bool:
     """Whether events begin here: neurons, an input as events, and max pools, which pass on some without synapses."""
     pool = node.op == "maxpool" and node.type.kind == "spikes"
     return node.op == "lif" or pool or node.attrs.get("code") in ("rate", "events")
@@ -182,6 +187,13 @@ def first_role(node: Node) -> str:
     return "factor" if node.op == "scale" else "weight"
 
 
+def connected(graph: Graph, node: Node) -> Array:
+    """Where the weights of `node` are connections, bool in their shape: its mask, or else what is not 0."""
+    name = roles(node, graph.params)[first_role(node)]
+    constraint = graph.constraints.get(name)
+    return graph.params[name] != 0 if constraint is None or constraint.mask is None else constraint.mask
+
+
 def _events(graph: Graph, node: Node, inputs: list[Tensor]) -> Tensor:
     if node.op == "avgpool":
         channels = node.type.shape[0]
@@ -191,9 +203,6 @@ def _events(graph: Graph, node: Node, inputs: list[Tensor]) -> Tensor:
     if node.op == "mix":
         params = {"weight": (torch.tensor(graph.params[roles(node, graph.params)["weight"]]) != 0).to(torch.float32)}
     if node.op in WEIGHTED:
-        name = roles(node, graph.params)[first_role(node)]
-        constraint = graph.constraints.get(name)
-        exists = graph.params[name] != 0 if constraint is None or constraint.mask is None else constraint.mask
-        params = {first_role(node): torch.tensor(exists, dtype=torch.float32)}
+        params = {first_role(node): torch.tensor(connected(graph, node), dtype=torch.float32)}
     longest = max(len(value) for value in inputs)
     return KERNELS[node.op](node, [v.expand(longest, *v.shape[1:]) for v in inputs], params)

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from snnc.errors import GraphError
 from snnc.ir import Array, Graph, Samples, roles
+from snnc.score import ACCURACY, Score
 
 from .advice import advise
 from .findings import READOUT, Diagnosis, Gain, Row
@@ -39,6 +40,7 @@ def diagnose(
     labels: Array | None = None,
     device: str = "cpu",
     progress: Progress = lambda *_: None,
+    score: Score = ACCURACY,
 ) -> Diagnosis:
     """Measure why `graph` differs from `teacher` on samples.
 
@@ -47,8 +49,9 @@ def diagnose(
     Args:
         graph: a time-stepped graph of one input and one output.
         x: samples [N, ...]; a few hundred do.
-        labels: right answers [N]; without them the teacher's answers count as right.
+        labels: right answers [N], or targets [N, ...]; without them the teacher's answers count as right.
         progress: told what is going on, and how many samples of how many are done.
+        score: what outputs are judged by.
 
     Raises:
         GraphError: there is nothing to compare: no time steps, no samples, several inputs or outputs, other units.
@@ -57,7 +60,7 @@ def diagnose(
         raise why
     with torch.inference_mode(), exact():
         probe = Probe(graph, teacher, x, device, progress)
-        return _whole(probe, _rows(probe), labels)
+        return _whole(probe, _rows(probe), labels, score)
 
 
 def layers(graph: Graph, teacher: Graph, x: Samples, device: str = "cpu") -> tuple[Row, ...]:
@@ -111,10 +114,10 @@ def _row(probe: Probe, name: str, found: Sums) -> Row:
     )  # fmt: skip
 
 
-def _whole(probe: Probe, rows: tuple[Row, ...], labels: Array | None) -> Diagnosis:
+def _whole(probe: Probe, rows: tuple[Row, ...], labels: Array | None, score: Score) -> Diagnosis:
     """Run the network with causes off, and judge the outputs."""
     theirs = probe.teacher_outputs()
-    judge = _Judge(theirs, theirs.argmax(1).cpu().numpy() if labels is None else labels)
+    judge = _Judge(theirs, _answers(theirs, score) if labels is None else labels, score)
     pairs = sorted(((r.shares[c] * r.error, r.name, c) for r in rows for c in r.causes), key=lambda p: (-p[0], p[1]))
     plan = _alone(probe, rows, [(name, cause) for _, name, cause in pairs[:TOP]])
     base, *others = [judge(*made) for made in probe.outputs([Variant(), *(v for _, _, v in plan)])]
@@ -135,8 +138,13 @@ def _whole(probe: Probe, rows: tuple[Row, ...], labels: Array | None) -> Diagnos
     best = judge(theirs, theirs)[0]
     return Diagnosis(
         probe.graph.steps, len(probe.x), labels is not None, best, *base, rows, alone, in_turn, single,
-        best - turns[-1][0], turns[-1][1], layer, cause, advice,
+        best - turns[-1][0], turns[-1][1], layer, cause, advice, score,
     )  # fmt: skip
+
+
+def _answers(outputs: Tensor, score: Score) -> Array:
+    """What outputs [N, ...] say: the class with the largest score [N], or what they are."""
+    return np.asarray((outputs.argmax(1) if score is ACCURACY else outputs).cpu().numpy())
 
 
 def _alone(
@@ -165,15 +173,16 @@ def _in_turn(probe: Probe, order: tuple[Gain, ...]) -> list[Variant]:
 
 @dataclass(frozen=True, eq=False)
 class _Judge:
-    """Right answers [N], and the teacher's outputs [N, ...]."""
+    """Right answers [N] or targets [N, ...], and the teacher's outputs [N, ...]."""
 
     theirs: Tensor
     wanted: Array
+    score: Score
 
     def __call__(self, output: Tensor, restored: Tensor) -> tuple[float, float]:
-        """Share of right answers; error of the output that the teacher's read-out makes."""
-        right = float(np.mean(output.argmax(1).cpu().numpy() == self.wanted))
-        return right, float((restored - self.theirs).norm()) / (float(self.theirs.norm()) or 1.0)
+        """The score; error of the output that the teacher's read-out makes."""
+        value = self.score.measure(output.cpu().numpy(), self.wanted)
+        return value, float((restored - self.theirs).norm()) / (float(self.theirs.norm()) or 1.0)
 
 
 def variant(probe: Probe, causes: Sequence[Cause], only: str | None = None) -> Variant:

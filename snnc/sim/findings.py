@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from snnc.score import ACCURACY, Score
+
 from .advice import Setting
 from .twins import Cause
 
@@ -63,13 +65,13 @@ class Gain:
     Attributes:
         what: the cause, or `READOUT` for the weights behind the last neurons.
         layer: None: in all layers.
-        accuracy: share of samples answered right again; negative where it gets worse.
+        value: of the score, what changes: with accuracy the share of samples answered right again.
         error: of ||output - teacher's|| / ||teacher's||, that comes back; both read out with the teacher's weights.
     """
 
     what: str
     layer: str | None
-    accuracy: float
+    value: float
     error: float
 
 
@@ -78,12 +80,14 @@ class Diagnosis:
     """Where a spiking network loses against its teacher, and why.
 
     Attributes:
-        labelled: accuracies are of the labels; if not, of the teacher's own answers.
+        labelled: scores are of the labels; if not, of the teacher's own answers.
+        teacher, network: the score of each.
         output_error: ||output - teacher's|| / ||teacher's||, read out with the teacher's weights.
         gains: for every cause that occurs, off alone in all layers; the one that brings most first.
         in_turn: the same in that order, each with those before it off too.
         single: off alone in one layer, for the largest pairs of layer and cause.
-        remainder: the drop in accuracy less the sum of `in_turn`; `remaining_error` the same of the output's error.
+        remainder: the teacher's score less the network's and the sum of `in_turn`; `remaining_error` the same of the
+            output's error.
         worst: the layer where one cause costs the output most; None where no layer has an error of its own.
         cause: that cause.
         advice: for the worst layer, the setting that would buy most back first.
@@ -93,7 +97,7 @@ class Diagnosis:
     samples: int
     labelled: bool
     teacher: float
-    accuracy: float
+    network: float
     output_error: float
     rows: tuple[Row, ...]
     gains: tuple[Gain, ...]
@@ -104,6 +108,7 @@ class Diagnosis:
     worst: str | None
     cause: Cause | None
     advice: tuple[Setting, ...]
+    score: Score = ACCURACY
 
     def __getitem__(self, layer: str) -> Row:
         for row in self.rows:
@@ -129,18 +134,22 @@ class Diagnosis:
         return f"{self.worst}{nodes}: {self.cause}; {against}try {best.text}"
 
     def to_json(self) -> dict[str, object]:
-        """Plain data."""
+        """Plain data; where outputs are not judged by accuracy, that is None, and `score` has the figures."""
+        is_share = self.score is ACCURACY
+        remainder = _plain(self.remainder) if is_share else self.remainder
+        figures = {"teacher": self.teacher, "network": self.network, "remainder": remainder}
         return {
             "summary": self.summary,
             "steps": self.steps,
             "samples": self.samples,
             "judged_by": "labels" if self.labelled else "teacher",
-            "accuracy": {"teacher": self.teacher, "network": self.accuracy, "remainder": _plain(self.remainder)},
+            "accuracy": figures if is_share else None,
+            **({} if is_share else {"score": {"name": self.score.name, **figures}}),
             "output_error": {"network": _plain(self.output_error), "remainder": _plain(self.remaining_error)},
             "layers": [_row_json(row) for row in self.rows],
-            "gains": [_gain_json(gain) for gain in self.gains],
-            "gains_in_turn": [_gain_json(gain) for gain in self.in_turn],
-            "gains_in_one_layer": [_gain_json(gain) for gain in self.single],
+            "gains": [_gain_json(gain, is_share) for gain in self.gains],
+            "gains_in_turn": [_gain_json(gain, is_share) for gain in self.in_turn],
+            "gains_in_one_layer": [_gain_json(gain, is_share) for gain in self.single],
             "worst": self.worst,
             "from": [] if self.worst is None else list(self[self.worst].origin),
             "cause": self.cause,
@@ -196,7 +205,6 @@ def _row_json(row: Row) -> dict[str, object]:
     }
 
 
-def _gain_json(gain: Gain) -> dict[str, object]:
-    return {
-        "off": gain.what, "layer": gain.layer, "accuracy": _plain(gain.accuracy), "output_error": _plain(gain.error),
-    }  # fmt: skip
+def _gain_json(gain: Gain, is_share: bool) -> dict[str, object]:
+    made = {"off": gain.what, "layer": gain.layer, "accuracy": _plain(gain.value) if is_share else None}
+    return {**made, **({} if is_share else {"score": gain.value}), "output_error": _plain(gain.error)}

@@ -1,4 +1,4 @@
-"""How good a graph is: accuracy, and each layer's error against the teacher."""
+"""How far a graph is from its teacher, layer by layer."""
 
 from __future__ import annotations
 
@@ -6,18 +6,14 @@ from collections.abc import Mapping
 
 import torch
 
-from snnc.ir import Array, Graph, Samples
+from snnc.ir import Graph, Samples
+from snnc.score import accuracy as accuracy
 
 from .ideal import in_weight_steps
 from .torch import exact, forward, per_channel, tensors, to_tensor
 
 LAYER_SAMPLES = 64
 """Samples that the layers' errors are measured on."""
-
-
-def accuracy(scores: Array, labels: Array) -> float:
-    """Share of samples [N, classes] whose largest score is their label [N]."""
-    return float((scores.argmax(axis=1) == labels).mean())
 
 
 def activations(

@@ -21,6 +21,8 @@ from .torch import KERNELS, Tensors, biased, delay, encode, largest, per_channel
 Disturb = Callable[[Node, Tensor], Tensor]
 Fire = Callable[[Tensor, Tensor], Tensor]
 """Spikes from U and theta; with a surrogate behind, or without."""
+Neurons = Callable[[Node, Tensor], tuple[Tensor, Tensor]]
+"""U[t] and S[t] of a layer from its current I[t]: neurons other than those of `snnc.sim.neurons`, with their state."""
 
 
 def fires(u: Tensor, theta: Tensor) -> Tensor:
@@ -36,6 +38,7 @@ class Stepper:
         potential: U[t] by lif node.
         read: what was summed up so far, by decode node.
         count: C[t], the spikes so far, by lif node.
+        fired: S[t] by lif node before it was disturbed, which is what resets a neuron; empty where nothing disturbs it.
         still: the nodes of `values` that are computed once, as they are the same at every step.
         trains: what encoders hand on step by step, [T, N, ...], by node.
         arrived, most: the spikes so far that a spiking max pool was sent and their largest in each window, by node.
@@ -44,7 +47,7 @@ class Stepper:
 
     def __init__(
         self, graph: Graph, params: Tensors, x: Tensors, disturb: Mapping[str, Disturb] | None = None,
-        fire: Fire = fires, detach: bool = False,
+        fire: Fire = fires, detach: bool = False, neurons: Neurons | None = None,
     ) -> None:  # fmt: skip
         """Set the inputs and go to t = 0.
 
@@ -52,9 +55,11 @@ class Stepper:
             x: inputs [N, ...], or streams of events [N, T, ...], by input name.
             disturb: by `current` and `spikes`: what happens to a neuron's input and to its output at every step.
             detach: what a layer of neurons hands on carries no gradient; its count does.
+            neurons: what fires in place of the neurons of `snnc.sim.neurons`.
         """
         self.graph, self.params, self.disturb = graph, params, dict(disturb or {})
-        self.fire, self.detach = fire, detach
+        self.fire, self.detach, self.neurons = fire, detach, neurons
+        self.fired: dict[str, Tensor] = {}
         self.values: dict[str, Tensor] = totals(graph, x)
         self.potential: dict[str, Tensor] = {}
         self.count: dict[str, Tensor] = {}
@@ -129,14 +134,19 @@ class Stepper:
     def _fire(self, node: Node, current: Tensor) -> None:
         if "current" in self.disturb:
             current = self.disturb["current"](node, current)
-        own, rank = self._own(node), len(node.type.shape)
-        alpha, theta = per_channel(own["alpha"], rank), per_channel(own["theta"], rank)
-        u = membrane(self.potential[node.name], self.values[node.name], current, alpha, theta, str(node.attrs["reset"]))
-        spikes = self.fire(u, theta)
+        u, spikes = (self._charge if self.neurons is None else self.neurons)(node, current)
         if "spikes" in self.disturb:
+            self.fired[node.name] = spikes
             spikes = self.disturb["spikes"](node, spikes)
         self.potential[node.name], self.values[node.name] = u, spikes.detach() if self.detach else spikes
         self.count[node.name] = self.count[node.name] + spikes
+
+    def _charge(self, node: Node, current: Tensor) -> tuple[Tensor, Tensor]:
+        own, rank = self._own(node), len(node.type.shape)
+        alpha, theta = per_channel(own["alpha"], rank), per_channel(own["theta"], rank)
+        last = self.fired.get(node.name, self.values[node.name])
+        u = membrane(self.potential[node.name], last, current, alpha, theta, str(node.attrs["reset"]))
+        return u, self.fire(u, theta)
 
     def _pool(self, node: Node, spikes: Tensor) -> None:
         """A spike wherever the largest count in the window grows (snnc.sim.reference has the formula)."""

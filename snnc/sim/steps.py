@@ -14,19 +14,16 @@ collected over the steps and go back once, in `finish`.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from snnc.ir import Graph
+from snnc.ir import Graph, Node, roles
 
-from .neurons import spike
-from .stepper import Fire, Stepper
-from .torch import Tensors, delay
-
-
-def boxed(width: float = 1.0) -> Fire:
-    """Neurons that fire with the boxcar as their derivative (LTL eq. 8), `width` relative to theta."""
-    return lambda u, theta: spike(u, theta, width)
+from .neurons import SURROGATES, Surrogate, charge, fires
+from .stepper import Stepper
+from .torch import Tensors, delay, per_channel
 
 
 class Stepwise:
@@ -44,19 +41,19 @@ class Stepwise:
     """
 
     def __init__(
-        self, graph: Graph, params: Tensors, x: Tensors, *, fire: Fire | None = None, detach: bool = False
+        self, graph: Graph, params: Tensors, x: Tensors, *, width: float = 1.0, surrogate: Surrogate = "boxcar"
     ) -> None:
         """Go to t = 0.
 
         Args:
-            params: by param name; may require gradients. Those of the start potential get none.
+            params: by param name; may require gradients. Those of neurons get none.
             x: inputs [N, ...], or streams of events [N, T, ...], by input name.
-            fire: spikes from U and theta, with a surrogate as derivative; `boxed()` by default.
-            detach: layers learn alone: what a layer of neurons hands on carries no gradient (LTL, section 2.2), its
-                count does.
+            width: the surrogate's width relative to theta (LTL eq. 8).
+            surrogate: see `snnc.sim.neurons`.
         """
-        self.graph = graph
-        self.state = Stepper(graph, params, x, fire=boxed() if fire is None else fire, detach=detach)
+        self.graph, self.width, self.surrogate = graph, width, surrogate
+        self.state = Stepper(graph, params, x, neurons=self._fire)
+        self._neurons = {node.name: _neurons(graph, node, params) for node in graph.nodes if node.op == "lif"}
         self._once: list[tuple[Tensor, Tensor]] = []
         for held in (self.state.values, self.state.trains):
             for name, value in held.items():
@@ -78,6 +75,16 @@ class Stepwise:
         with torch.set_grad_enabled(learn and torch.is_grad_enabled()):
             self.state.step()
         return self.state.values
+
+    def _fire(self, node: Node, current: Tensor) -> tuple[Tensor, Tensor]:
+        """U[t] and S[t] of a layer."""
+        u, last = self.state.potential[node.name], self.state.values[node.name]
+        alpha, theta = self._neurons[node.name]
+        reset = str(node.attrs["reset"])
+        made: tuple[Tensor, Tensor] = _Present.apply(  # type: ignore[no-untyped-call]
+            current, u, last, alpha, theta, reset, self.width, self.surrogate
+        )
+        return made
 
     def _forget(self) -> None:
         """Cut all state off from what made it."""
@@ -114,9 +121,52 @@ class Stepwise:
         """All that stands behind the read-outs, by node name, those included, for values that these might decode."""
         return self.state.head(decoded)
 
+    def theta(self, layer: str) -> Tensor:
+        """The thresholds of a layer of neurons, broadcastable to [N, ...]."""
+        return self._neurons[layer][1]
+
     def finish(self) -> None:
         """Hand the gradients that arrived at values computed once on to the params; call it once, at the end."""
         found = [(value, leaf.grad) for value, leaf in self._once if leaf.grad is not None]
         if found:
             torch.autograd.backward([value for value, _ in found], [grad for _, grad in found])
         self._once.clear()
+
+
+def _neurons(graph: Graph, node: Node, params: Tensors) -> tuple[Tensor, Tensor]:
+    """alpha and theta of a layer, broadcastable to [N, ...]."""
+    own, rank = roles(node, graph.params), len(node.type.shape)
+    alpha, theta = (per_channel(params[own[role]].detach(), rank) for role in ("alpha", "theta"))
+    return alpha, theta
+
+
+class _Present(torch.autograd.Function):
+    """U[t] and S[t], differentiable in I[t] alone: dU/dI = 1, dS/dU the surrogate. U is kept for the way back."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        current: Tensor,
+        u: Tensor,
+        last: Tensor,
+        alpha: Tensor,
+        theta: Tensor,
+        reset: str,
+        width: float,
+        surrogate: Surrogate,
+    ) -> tuple[Tensor, Tensor]:
+        made = charge(u, last, current, alpha, theta, reset, out=torch.empty_like(current))
+        ctx.save_for_backward(made, theta)
+        ctx.width, ctx.surrogate = width, surrogate
+        ctx.set_materialize_grads(False)
+        return made, fires(made, theta)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        by_potential, by_spikes = grads
+        found = by_potential
+        if by_spikes is not None:
+            u, theta = ctx.saved_tensors
+            found = SURROGATES[ctx.surrogate](u, theta, ctx.width).mul_(by_spikes)
+            found = found if by_potential is None else found.add_(by_potential)
+        return found, None, None, None, None, None, None, None

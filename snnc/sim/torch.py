@@ -22,6 +22,7 @@ from snnc.ir import Array, Graph, Node, Samples, attr_ints, roles
 from .curves import CURVES, curve
 from .encoding import events, totals
 from .neurons import Surrogate
+from .pooling import apart, pool
 from .window import fire
 
 Tensors = Mapping[str, Tensor]
@@ -222,8 +223,10 @@ def _local(node: Node, x: list[Tensor], p: Tensors) -> Tensor:
 
 
 def _avgpool(node: Node, x: list[Tensor], p: Tensors) -> Tensor:
+    if node.type.kind != "analog" and apart(node):
+        return pool(x[0], attr_ints(node, "kernel"))
     top, left, bottom, right = attr_ints(node, "pads")
-    total = _window_sum(node, F.pad(x[0], (left, right, top, bottom)))
+    total = _window_sum(node, F.pad(x[0], (left, right, top, bottom)) if any(attr_ints(node, "pads")) else x[0])
     if node.attrs["count_include_pad"] or not any(attr_ints(node, "pads")):
         return total / math.prod(attr_ints(node, "kernel"))
     return total / _window_sum(node, F.pad(torch.ones_like(x[0][:1, :1]), (left, right, top, bottom)))

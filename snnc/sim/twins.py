@@ -163,6 +163,12 @@ class Study:
     def room(self, weight: Tensor) -> tuple[Tensor, Tensor]:
         """The weights that are rounded to `weight`: the least and the largest."""
         step = torch.tensor(self.limits.scale, device=weight.device).expand_as(weight)
+        if self.limits.levels is not None:
+            levels = torch.tensor(self.limits.levels, device=weight.device)
+            edges = torch.nn.functional.pad((levels[1:] + levels[:-1]) / 2, (1, 1), value=torch.inf)
+            edges[0] = -torch.inf
+            at = torch.searchsorted(edges[1:-1].contiguous(), (weight / step).contiguous())
+            return edges[at] * step, edges[at + 1] * step
         last = self.limits.top_level * step * (1 - 1e-4)
         far = torch.full_like(weight, torch.inf)
         least = torch.where(weight <= -last, -far, weight - step / 2)

@@ -1,8 +1,8 @@
 r"""A layer of neurons over the whole time window, with its gradient by hand.
 
-Forward steps `snnc.sim.neurons.membrane`; only S'(U) is kept for the way back (of the boxcar its gate alone; and U,
-where the reset multiplies by it). Backward, from t = T to 1, with g_S the gradient that arrives at the spikes (LTL
-eq. 6 and 7):
+Forward steps `snnc.sim.neurons.membrane`; only U is kept for the way back, or of the boxcar its gate alone (where the
+reset multiplies by U: U and the spikes). Backward, from t = T to 1, with g_S the gradient that arrives at the spikes
+(LTL eq. 6 and 7):
 
     subtract           d[t] = g_S[t] - theta * e[t+1]
     subtract-decayed   d[t] = g_S[t] - alpha * theta * e[t+1]
@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .neurons import SURROGATES, Surrogate, gate, membrane, spike
+from .neurons import SURROGATES, Surrogate, charge, gate, membrane, spike
 
 
 def fire(
@@ -76,42 +76,35 @@ class _Window(torch.autograd.Function):
         width: float,
         surrogate: Surrogate,
     ) -> Tensor:
-        learns = ctx.needs_input_grad[0]
-        slope = gate if surrogate == "boxcar" else SURROGATES[surrogate]
-        u, s = u0.expand(current.shape[1:]), torch.zeros_like(current[0])
-        spikes = current.new_empty(steps, *current.shape[1:])
-        slopes, potentials = [], []
+        learns, shape = ctx.needs_input_grad[0], current.shape[1:]
+        gated = surrogate == "boxcar" and reset != "zero"
+        u, s = u0.expand(shape), torch.zeros_like(current[0])
+        spikes = current.new_empty(steps, *shape)
+        kept = current.new_empty(steps if learns and not gated else 1, *shape)
+        gates = current.new_empty(steps if learns and gated else 0, *shape, dtype=torch.uint8)
         for t in range(steps):
-            u = membrane(u, s, current[t if len(current) > 1 else 0], alpha, theta, reset)
+            u = charge(u, s, current[t if len(current) > 1 else 0], alpha, theta, reset, out=kept[t % len(kept)])
             s = torch.ge(u, theta, out=spikes[t])
-            if learns:
-                slopes.append(slope(u, theta, width))
-                potentials += [u] if reset == "zero" else []
+            if len(gates):
+                gates[t] = gate(u, theta, width)
         if learns:
-            kept = [torch.stack(potentials), spikes] if reset == "zero" else []
-            ctx.save_for_backward(alpha, theta, torch.stack(slopes), *kept)
+            ctx.save_for_backward(alpha, theta, gates if gated else kept, *([spikes] if reset == "zero" else []))
         ctx.steps, ctx.reset, ctx.width, ctx.still = steps, reset, width, len(current) == 1
-        ctx.gated = surrogate == "boxcar"
+        ctx.slope = None if gated else SURROGATES[surrogate]
         return spikes
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        alpha, theta, slopes, *kept = ctx.saved_tensors
+        alpha, theta, kept, *fired = ctx.saved_tensors
         (wanted,) = grads
-        height = 1 / (ctx.width * theta) if ctx.gated else 1.0
-        after = torch.zeros_like(wanted[0])
         made = torch.zeros_like(wanted[:1]) if ctx.still else torch.empty_like(wanted)
+        back, after = theta if ctx.reset == "subtract" else alpha * theta, torch.zeros_like(made[0])
+        height = 1 / (ctx.width * theta)
         for t in range(ctx.steps - 1, -1, -1):
-            if ctx.reset == "zero":
-                potentials, spikes = kept
-                arrived = wanted[t] - alpha * potentials[t] * after
-                carried = alpha * (1 - spikes[t]) * after
-            else:
-                back = theta if ctx.reset == "subtract" else alpha * theta
-                arrived, carried = wanted[t] - back * after, alpha * after
-            after = arrived * (slopes[t] * height) + carried
+            slope = kept[t].to(height.dtype).mul_(height) if ctx.slope is None else ctx.slope(kept[t], theta, ctx.width)
+            arrived = torch.addcmul(wanted[t], alpha * kept[t] if fired else back, after, value=-1).mul_(slope)
+            carried = (1 - fired[0][t]).mul_(alpha) if fired else alpha
+            after = torch.addcmul(arrived, carried, after, out=arrived if ctx.still else made[t])
             if ctx.still:
                 made[0] += after
-            else:
-                made[t] = after
         return made, None, None, None, None, None, None, None

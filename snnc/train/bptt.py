@@ -32,7 +32,7 @@ class BPTT(EndToEnd):
 
     def learner(self, graph: Graph, ctx: Context) -> Learner:
         """What makes the gradients of one batch."""
-        scores = readout(graph)
+        scores = readout(graph, ctx.score)
         judge = criterion(self, graph, scores, ctx)
 
         def loss(batch: Batch) -> Tensor:

@@ -254,7 +254,8 @@ def _data_digest(ctx: Context) -> str:
     if ctx.data.digest:
         return ctx.data.digest
     splits = ctx.data.train, ctx.data.validation
-    return digest(part for split in splits for part in (repr(split.scaling), split.raw[:], split.labels))
+    how = [f"{split.scaling} {split.score.name}" for split in splits]
+    return digest(p for text, split in zip(how, splits, strict=True) for p in (text, split.raw[:], split.labels[:]))
 
 
 def _short(value: object) -> str:

@@ -6,7 +6,7 @@ The analog layers alone are trained, with activations constrained to what neuron
 
 and the spiking network takes the weights over as they are. No spike is computed while training, so nothing knows
 when spikes come: what a and c differ by builds up from layer to layer. The best epoch is chosen by the analog layers'
-accuracy; the note says what the spiking network loses against it.
+score; the note says what the spiking network loses against it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from torch import Tensor
 from snnc.ir import Array, Graph, Node
 from snnc.pipeline import Context
 from snnc.sim import torch as executor
-from snnc.sim.judge import accuracy
 
 from .coupled import Coupled, agreement, check_neurons, instead
 from .local import random_weights
@@ -49,8 +48,8 @@ class ConstrainThenTrain(Labelled):
 
     def fit(self, graph: Graph, ctx: Context) -> Mapping[str, Array]:
         check_neurons(graph, self.name)
-        coupled = Coupled(graph)
-        check_classes(self.name, graph, coupled.scores)
+        coupled, score = Coupled(graph, ctx.score), ctx.score
+        check_classes(self.name, graph, coupled.scores, score)
         compare = criterion(self, graph, coupled.scores, ctx)
         if self.start == "random":
             graph = graph.edit(params=random_weights(graph, ctx.rng(self.name)))
@@ -61,7 +60,7 @@ class ConstrainThenTrain(Labelled):
         found = loop(self, graph, ctx, from_loss(loss), judge=lambda made: constrained(coupled, made, ctx))
         made = graph.edit(params=found)
         ann, snn = constrained(coupled, made, ctx), validated(made, ctx)
-        ctx.note(f"on validation {ann:.2%} with constrained activations, {snn:.2%} with spikes")
+        ctx.note(f"on validation {score.brief(ann)} with constrained activations, {score.brief(snn)} with spikes")
         ctx.note(str(agreement(made, ctx)))
         return found
 
@@ -76,10 +75,10 @@ def scores(coupled: Coupled, params: Mapping[str, Tensor], x: Tensor) -> Tensor:
 
 
 def constrained(coupled: Coupled, graph: Graph, ctx: Context) -> float:
-    """Accuracy on the validation samples, not a spike fired; of `coupled`, with the params of `graph`."""
+    """The score on the validation samples, not a spike fired; of `coupled`, with the params of `graph`."""
     assert ctx.data is not None, "training needs data"
     split, params = ctx.data.validation, executor.tensors(graph, ctx.device)
     with torch.inference_mode(), executor.exact():
         batches = split.batches(executor.CHUNK)
         made = torch.cat([scores(coupled, params, executor.to_tensor(x, ctx.device)) for x in batches])
-    return accuracy(np.asarray(made.cpu().numpy()), split.labels)
+    return split.score.measure(np.asarray(made.cpu().numpy()), split.labels)

@@ -25,6 +25,7 @@ from torch import Tensor
 from snnc.errors import PipelineError
 from snnc.ir import Graph, Node, later_than, roles
 from snnc.pipeline import Context
+from snnc.score import ACCURACY, Score
 from snnc.sim import torch as executor
 from snnc.sim.ideal import charges
 from snnc.sim.judge import LAYER_SAMPLES
@@ -64,14 +65,15 @@ class Coupled:
     """A spiking graph with its analog layers, or a hybrid of both; the ops are those of the executor.
 
     Attributes:
-        scores: the name of the read-out, before any softmax.
+        scores: the name of the read-out, before any softmax; of targets the output.
         spiking: the same graph with the counts of all layers of neurons as outputs, and the read-out.
     """
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, score: Score = ACCURACY) -> None:
+        """Of a graph whose output is judged by `score`."""
         self.graph = graph
         self.input = next(iter(graph.inputs))
-        self.scores = readout(graph)
+        self.scores = readout(graph, score)
         self.spiking = _counting(graph, self.scores)
 
     def fired(self, params: Mapping[str, Tensor], x: Tensor) -> dict[str, Tensor]:
@@ -144,7 +146,7 @@ def agreement(graph: Graph, ctx: Context) -> Agreement:
     The samples run twice as one batch: the first half hands on c, the other half a of the first half's charge.
     """
     assert ctx.data is not None, "a rule was trained"
-    coupled, params = Coupled(graph), executor.tensors(graph, ctx.device)
+    coupled, params = Coupled(graph, ctx.score), executor.tensors(graph, ctx.device)
     x = executor.to_tensor(ctx.data.validation.take(LAYER_SAMPLES).x(), ctx.device)
     behind = later_than(graph, "lif")
     angle: dict[str, float] = {}

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from snnc.ir import Array, Graph
 from snnc.pipeline import Context
-from snnc.sim.neurons import Surrogate, spike
+from snnc.sim.neurons import Surrogate
 from snnc.sim.torch import forward
 
 from .local import random_weights
@@ -41,7 +41,7 @@ class EndToEnd(Labelled):
         return {"width": 0 < self.width < math.inf}
 
     def fit(self, graph: Graph, ctx: Context) -> Mapping[str, Array]:
-        check_classes(self.name, graph, readout(graph))
+        check_classes(self.name, graph, readout(graph, ctx.score), ctx.score)
         learner = self.learner(graph, ctx)
         if self.start == "random":
             graph = graph.edit(params=random_weights(graph, ctx.rng(self.name)))
@@ -50,10 +50,6 @@ class EndToEnd(Labelled):
     @abstractmethod
     def learner(self, graph: Graph, ctx: Context) -> Learner:
         """What makes the gradients of one batch."""
-
-    def fire(self, u: Tensor, theta: Tensor) -> Tensor:
-        """Spikes from U and theta, with the surrogate as derivative."""
-        return spike(u, theta, self.width, self.surrogate)
 
     def values(self, graph: Graph, batch: Batch, needed: Container[str]) -> dict[str, Tensor]:
         """What the network makes of a batch through all its steps, differentiable, with the rule's surrogate.

@@ -4,7 +4,8 @@ r"""What the local tandem learning rules share: the losses of a batch, the start
     L   = sum_l L_l + loss(scores, labels)      (cross-entropy, or another of `snnc.train.losses`)
 
 The mean over elements stands in place of the paper's sum. With `output=teacher` the read-out learns the teacher's
-softened answers: tau^2 * cross-entropy(scores / tau, softmax(teacher's scores / tau)), tau the temperature.
+softened answers: tau^2 * cross-entropy(scores / tau, softmax(teacher's scores / tau)), tau the temperature. Where the
+data has targets in place of labels, it learns these, or with `output=teacher` the teacher's outputs, by the same loss.
 """
 
 from __future__ import annotations
@@ -22,13 +23,14 @@ from torch import Tensor
 from snnc.errors import PipelineError
 from snnc.ir import LAYERS, Array, Graph, roles
 from snnc.pipeline import Context
+from snnc.score import ACCURACY, Score
 from snnc.sim.ideal import in_weight_steps
 from snnc.sim.judge import LAYER_SAMPLES
 from snnc.sim.neurons import gate
 from snnc.sim.stepper import Stepper
 from snnc.sim.torch import exact, per_channel, tensors, to_tensor
 
-from .losses import Labelled, criterion
+from .losses import Labelled, criterion, loss_for
 from .parallel import processes
 from .readout import check_classes, readout
 from .targets import Norm, Rounding, Targets
@@ -91,8 +93,9 @@ class Lesson:
                 f"'{rule.name}' needs the teacher", hint="run it in a pipeline that begins with the imported graph"
             )
         self.rule, self.graph, self.input = rule, graph, next(iter(graph.inputs))
-        self.scores, self._answers = readout(graph), readout(ctx.teacher)
-        _check(rule, graph, self.scores)
+        self._score = ctx.score
+        self.scores, self._answers = readout(graph, ctx.score), readout(ctx.teacher, ctx.score)
+        _check(rule, graph, self.scores, ctx.score)
         self._judge = criterion(rule, graph, self.scores, ctx)
         self.targets = Targets(
             graph, ctx.teacher, ctx.device, rule.norm, rule.percentile, rule.targets, keep={self._answers}
@@ -102,11 +105,13 @@ class Lesson:
             ctx.note(f"no teacher for {', '.join(lacking)}: learning what the weights made of ideal input")
 
     def wanted(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
-        """Target rates [N, ...] by layer; right answers, labels [N] or shares [N, classes]."""
+        """Target rates [N, ...] by layer; right answers: labels [N], shares [N, classes], or targets [N, ...]."""
         theirs = self.targets.activations(batch.x)
         rates = self.targets.rates(batch.x, theirs)
         if self.rule.output == "labels":
             return rates, batch.labels
+        if self._score is not ACCURACY:
+            return rates, theirs[self._answers]
         return rates, torch.softmax(theirs[self._answers].flatten(1) / self.rule.temperature, 1)
 
     def local(self, rates: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> list[Tensor]:
@@ -114,8 +119,8 @@ class Lesson:
         return [F.mse_loss(rate, wanted[layer]) for layer, rate in rates.items()]
 
     def answer(self, scores: Tensor, answers: Tensor) -> Tensor:
-        """The loss of the scores [N, classes], axes of size 1 among them or not."""
-        if self.rule.output == "labels":
+        """The loss of the scores [N, classes], axes of size 1 among them or not; or of signals."""
+        if self.rule.output == "labels" or self._score is not ACCURACY:
             return self._judge(scores, answers)
         tau = self.rule.temperature
         return tau**2 * F.cross_entropy(scores.flatten(1) / tau, answers)
@@ -133,19 +138,24 @@ class Lesson:
         ctx.note(f"the boxcar gates out {mean:.0%} of all updates{ends}")
 
 
-def _check(rule: LocalRule, graph: Graph, scores: str) -> None:
+def _check(rule: LocalRule, graph: Graph, scores: str, score: Score) -> None:
     """Refuse what the losses do not fit."""
     if rule.norm == "batch" and processes() > 1:
         raise PipelineError(
             f"'{rule.name}' with norm=batch takes a percentile of the whole batch, of which each process has a share",
             hint="norm=collected, or one process",
         )
-    if rule.output == "teacher" and (rule.loss != "cross-entropy" or rule.balance):
+    if rule.output == "teacher" and score is not ACCURACY and rule.temperature != 1:
+        raise PipelineError(
+            f"'{rule.name}' softens answers that are classes; the targets of this data are none", hint="no temperature"
+        )
+    entropy = loss_for(rule.loss, ACCURACY) == "cross-entropy"
+    if rule.output == "teacher" and score is ACCURACY and (not entropy or rule.balance):
         raise PipelineError(
             f"'{rule.name}' with output=teacher learns answers, not labels: loss and balance say nothing about these",
             hint="output=labels, or neither of them",
         )
-    check_classes(rule.name, graph, scores)
+    check_classes(rule.name, graph, scores, score)
     units = [n for n in graph.nodes if n.op == "lif" and in_weight_steps(graph, n)]
     if rule.norm == "collected" and units:
         raise PipelineError(

@@ -18,15 +18,16 @@ from torch import Tensor
 
 from snnc.data import Split
 from snnc.errors import CheckpointError
-from snnc.ir import Array, Constraint, Graph
-from snnc.pipeline import Context, Tell, single
+from snnc.ir import Array, Graph
+from snnc.pipeline import Context, Tell, measured
+from snnc.score import Score
 from snnc.sim import torch as executor
-from snnc.sim.judge import accuracy
 
 from . import parallel
 from .augment import Augment
 from .checkpoint import Checkpoints, digest, graph_parts
 from .optimizers import optimizer, schedule
+from .seen import Seen
 from .state import Position, State
 from .trainer import Batch, Learner, Rule, project
 from .units import weights_of
@@ -39,6 +40,7 @@ def loop(
     learn: Learner,
     units: Mapping[str, float] | None = None,
     judge: Callable[[Graph], float] | None = None,
+    score: Score | None = None,
 ) -> dict[str, Array]:
     """Train, judge every epoch on the validation samples, and give back the best epoch's params.
 
@@ -46,10 +48,11 @@ def loop(
 
     Args:
         units: the params that learn, and the unit of each one's learning rate; those of `weights_of` by default.
-        judge: what the best epoch is chosen by, an accuracy on the validation samples; `validated` by default.
+        judge: measures what the best epoch is chosen by; `validated` by default.
+        score: what `judge` measures: which figures are better, and how they read; the data's by default.
     """
     split = ctx.training(rule.name)
-    training = Training(rule, graph, ctx, weights_of(graph) if units is None else units, judge)
+    training = Training(rule, graph, ctx, weights_of(graph) if units is None else units, judge, score)
     parallel.agree(digest(graph_parts(graph)), f"the graph that '{rule.name}' starts from")
     slot = ctx.checkpoints.training(rule, graph, ctx) if isinstance(ctx.checkpoints, Checkpoints) else None
     found = None if slot is None else slot.newest(training.layout(), training.check, ctx)
@@ -67,7 +70,8 @@ def loop(
             training.tell("validation", training.best, 0)
         while training.goes_on():
             training.epoch(split, learn, save)
-    ctx.note(f"kept epoch {training.best_epoch} of {training.epochs}, best on validation: {training.best:.2%}")
+    best = training.score.brief(training.best)
+    ctx.note(f"kept epoch {training.best_epoch} of {training.epochs}, best on validation: {best}")
     return training.kept
 
 
@@ -77,6 +81,7 @@ class Training:
     Attributes:
         real: the params that learn, at full precision.
         epochs, at, done: epochs that are done, samples of the next one that are, updates that are.
+        score: what is judged, and which judgement is the better one.
         best, best_epoch: the best judgement so far (0 before the first), and after how many epochs it was; the latest
             of equals.
         improved: after how many epochs it became what it is; `patience` counts from here.
@@ -91,12 +96,14 @@ class Training:
         ctx: Context,
         units: Mapping[str, float],
         judge: Callable[[Graph], float] | None = None,
+        score: Score | None = None,
     ) -> None:
         self.rule, self.graph, self.ctx = rule, graph, ctx
         self.measure = judge or (lambda made: validated(made, ctx))
+        self.score = ctx.score if score is None else score
         self.fixed = executor.tensors(graph, ctx.device)
         self.real = {name: self.fixed[name].clone().requires_grad_() for name in units}
-        self.seen = {name: _Seen(graph.constraints.get(name), ctx.device) for name in units}
+        self.seen = {name: self._seen(name) for name in units}
         self.units = dict(units)
         self.optimizer = optimizer(rule, self.real, self.units)
         self.augment = Augment(rule.augment, graph)
@@ -125,7 +132,7 @@ class Training:
         for at in range(self.at, len(split), size):
             self.update(split, order[at : at + size], self.rng(number, at), learn)
             self.at = min(at + size, len(split))
-            text = f"{self.rule.name} epoch {number}/{self.rule.epochs}, validation {self.best:.1%}"
+            text = f"{self.rule.name} epoch {number}/{self.rule.epochs}, validation {self.score.brief(self.best)}"
             self.ctx.progress(text, self.done, self.updates)
             save(False)
         self._end(number)
@@ -138,11 +145,12 @@ class Training:
             self.ctx.note(f"diverged in epoch {number}: try a lower rate than {self.rule.rate}")
             self.stopped = True
             return
-        share = self.judge()
-        self.tell("validation", share, self.done)
-        if share >= self.best:
-            self.improved = number if share > self.best else self.improved
-            self.best, self.best_epoch = share, number
+        value = self.judge()
+        self.tell("validation", value, self.done)
+        improved = self.score.better(value, self.best)
+        if improved or value == self.best:
+            self.improved = number if improved else self.improved
+            self.best, self.best_epoch = value, number
             self.kept = self.params()
 
     def update(self, split: Split, index: Array, rng: np.random.Generator, learn: Learner) -> None:
@@ -160,7 +168,7 @@ class Training:
                 self.tell("rate", self.rule.rate * first["lr"] / first["initial_lr"], self.done + 1)
         for name, param in self.real.items():
             gradient = leaves[name].grad
-            param.grad = torch.zeros_like(param) if gradient is None else self.seen[name].back(gradient)
+            param.grad = torch.zeros_like(param) if gradient is None else self.seen[name].back(gradient, param.detach())
         parallel.add_up([param.grad for param in self.real.values() if param.grad is not None], len(mine) / len(index))
         if self.rule.clip:
             norm = torch.stack([(p.grad * self.units[n]).norm() for n, p in self.real.items() if p.grad is not None])
@@ -178,11 +186,16 @@ class Training:
 
     def params(self) -> dict[str, Array]:
         """What would be given back now."""
-        arrays = {name: np.asarray(param.detach().cpu().numpy()) for name, param in self.real.items()}
-        return {name: project(self.graph.constraints.get(name), array) for name, array in arrays.items()}
+        made = {name: self.seen[name].standardized(param.detach()) for name, param in self.real.items()}
+        return {name: project(self.graph.constraints.get(name), m.cpu().numpy()) for name, m in made.items()}
+
+    def _seen(self, name: str) -> Seen:
+        """How the network sees a param; biases and scales are never standardized."""
+        start = self.fixed[name] if self.rule.standardize and self.fixed[name].ndim > 1 else None
+        return Seen(self.graph.constraints.get(name), self.ctx.device, start)
 
     def judge(self) -> float:
-        """Validation accuracy of what would be given back now, measured by the first process."""
+        """Validation score of what would be given back now, measured by the first process."""
         if self.ctx.data is None:
             return 0.0
         made = parallel.on_first(lambda: struct.pack("d", self.measure(self.graph.edit(params=self.params()))))
@@ -256,10 +269,9 @@ def _told(rule: Rule, ctx: Context, done: int) -> AbstractContextManager[Tell]:
 
 
 def validated(graph: Graph, ctx: Context) -> float:
-    """Accuracy of the network as it is deployed, on the validation samples."""
+    """The score of the network as it is deployed, on the validation samples."""
     assert ctx.data is not None, "training needs data"
-    split = ctx.data.validation
-    return accuracy(single(executor.run(graph, {next(iter(graph.inputs)): split}, ctx.device)), split.labels)
+    return measured(graph, ctx.data.validation, ctx.device)
 
 
 def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -267,37 +279,3 @@ def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {
         n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix) and "." not in n[len(prefix) :]
     }
-
-
-class _Seen:
-    """A param as the network sees it; gradients go straight through, where connections exist."""
-
-    def __init__(self, constraint: Constraint | None, device: str) -> None:
-        self.constraint = constraint
-        mask = None if constraint is None else constraint.mask
-        self.mask = None if mask is None else torch.tensor(mask, device=device)
-        scale = None if constraint is None else constraint.scale
-        self.scale = None if scale is None else torch.tensor(scale, device=device)
-        levels = None if constraint is None else constraint.levels
-        self.levels = None if levels is None else torch.tensor(levels, device=device)
-
-    def __call__(self, param: Tensor) -> Tensor:
-        if self.mask is not None:
-            param = param * self.mask
-        if self.scale is not None:
-            with torch.no_grad():
-                away = self._level(param / self.scale) * self.scale - param
-            param = param + away
-        return param
-
-    def back(self, gradient: Tensor) -> Tensor:
-        """The gradient of the param from that of what the network sees."""
-        return gradient if self.mask is None else gradient * self.mask
-
-    def _level(self, steps: Tensor) -> Tensor:
-        """The level nearest to weights in steps, as `Constraint.project` has it."""
-        assert self.constraint is not None
-        if self.levels is not None:
-            return self.levels[torch.searchsorted((self.levels[1:] + self.levels[:-1]) / 2, steps)]
-        top = self.constraint.top_level
-        return steps.round().clamp(-top, top)

@@ -1,12 +1,15 @@
 r"""Losses of what a network answers: scores of classes, and signals.
 
-    cross-entropy   -log softmax(o)[y]
-    mse             mean over classes of ((o - b) / a - [c = y])^2
+    cross-entropy   -log softmax(o)[y]                                        labels
+    mse             mean over classes of ((o - b) / a - [c = y])^2            labels
+    mse             mean over elements of (o - y)^2                           targets that are floats
+    si-sdr          - SI-SDR(o, y), of several sources in their best order    targets that are signals
+    auto            cross-entropy of labels, else what the targets are judged by
 
 The second is that of STBP (Wu et al. 2018) and of TET's and SLTT's runs on DVS-CIFAR10: outputs against one-hot
 vectors. Theirs are rates, from 0 to 1; the scores of a converted network are in the units of its ANN. So a and b are
 such that at the start of training (o - b) / a has the mean and the standard deviation that one-hot vectors have: 1/K
-and sqrt(K - 1)/K of K classes.
+and sqrt(K - 1)/K of K classes. Targets that are floats are in the units of the output, so o is what it is.
 
 With class weights the loss of a sample counts w[y] = N / (K n[y]) times: n[c] of the N training samples are of class c,
 K classes occur. The mean of w over the training samples is 1, so the learning rate keeps its meaning. The loss of a
@@ -15,43 +18,94 @@ batch is the mean over its samples of w[y] * loss, not divided by the weights: n
 
 from __future__ import annotations
 
-import itertools
 import math
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from snnc.data import Data
 from snnc.errors import PipelineError
 from snnc.ir import Array, Graph
-from snnc.pipeline import Context
+from snnc.pipeline import Context, Pass
+from snnc.score import ACCURACY, SI_SDR, Score, no_signals
+from snnc.signals import MOST_SOURCES as MOST_SOURCES
+from snnc.signals import as_sources
+from snnc.signals import permutation_invariant as permutation_invariant
+from snnc.signals import si_sdr as si_sdr
 from snnc.sim import torch as executor
 
 from .trainer import Rule
 
-Loss = Literal["cross-entropy", "mse"]
+Loss = Literal["auto", "cross-entropy", "mse", "si-sdr"]
+Compare = Callable[[Tensor, Tensor], Tensor]
+"""A loss: outputs [N, ...] and what is wanted [N, ...] -> a mean over the batch, []."""
 MEASURED = 256
 """Training samples that the scale of the scores is measured on."""
-EPS = 1e-8
-"""What keeps SI-SDR finite (Conv-TasNet's)."""
-MOST_SOURCES = 6
-"""Sources that can be told apart by trying all their orders: 720."""
 
 
 @dataclass(frozen=True)
 class Labelled(Rule):
-    """A rule that learns from labels.
+    """A rule that learns from labels, or from targets.
 
     Attributes:
-        loss: what compares scores with labels, see `snnc.train.losses`.
+        loss: what compares outputs with them, see `snnc.train.losses`.
         balance: rare classes count as much as frequent ones.
     """
 
-    loss: Loss = "cross-entropy"
+    for_classes: ClassVar[tuple[str, ...]] = ("balance", "augment")
+    """Options that mean something for classes alone: images are moved, their targets would not be."""
+
+    loss: Loss = "auto"
     balance: bool = False
+
+    def check_data(self, data: Data) -> None:
+        """Refuse options that do not fit what the data's outputs are judged by.
+
+        Raises:
+            PipelineError: see `check_targets`.
+        """
+        check_targets(self, self.loss, data, self.for_classes)
+
+
+def loss_for(loss: Loss, score: Score) -> Loss:
+    """The loss that `auto` is for data of this score; any other is itself."""
+    if loss != "auto":
+        return loss
+    return "cross-entropy" if score is ACCURACY else "si-sdr" if score is SI_SDR else "mse"
+
+
+def check_targets(step: Pass, loss: Loss, data: Data, for_classes: tuple[str, ...]) -> None:
+    """Refuse a loss that does not fit the data's targets, and options that mean something for classes alone.
+
+    Args:
+        for_classes: these options.
+
+    Raises:
+        PipelineError: names all that do not fit.
+    """
+    problems: list[PipelineError] = []
+    score, shape = data.train.score, data.train.labels.shape[1:]
+    chosen = loss_for(loss, score)
+    if chosen == "si-sdr" and score is ACCURACY:
+        problems.append(PipelineError("loss=si-sdr compares signals, the data has class numbers", hint="loss=auto"))
+    elif chosen == "si-sdr" and (why := no_signals(shape)):
+        problems.append(PipelineError(f"loss={why}", hint="loss=mse"))
+    elif chosen == "cross-entropy" and score is not ACCURACY:
+        what = f"loss=cross-entropy compares scores with class numbers, the data has targets of shape {list(shape)}"
+        problems.append(PipelineError(what, hint="loss=mse, or loss=si-sdr for signals"))
+    usual = {option.name: option.default for option in fields(step)}
+    problems += [
+        PipelineError(f"'{name}' is for classes, the data has targets", hint=f"leave '{name}' out")
+        for name in for_classes
+        if score is not ACCURACY and getattr(step, name) != usual[name]
+    ]
+    if problems:
+        raise PipelineError.gather(f"'{step}' cannot learn from this data", problems)
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,19 +135,29 @@ class Criterion:
         return each.mean() if self.weights is None else (self.weights[labels] * each).mean()
 
 
-def criterion(rule: Labelled, graph: Graph, scores: str, ctx: Context) -> Criterion:
+def criterion(rule: Labelled, graph: Graph, scores: str, ctx: Context) -> Compare:
     """What `rule` compares the value `scores` of the graph with labels by; `graph` is what training starts from.
 
     Raises:
-        PipelineError: there are no training samples to weigh or to measure.
+        PipelineError: there are no training samples to weigh or to measure, or the loss does not fit them.
     """
-    low, unit = spread(graph, scores, ctx, rule.name) if rule.loss == "mse" else (0.0, 1.0)
+    if ctx.data is not None:
+        rule.check_data(ctx.data)
+    kind = loss_for(rule.loss, ctx.score)
+    if ctx.score is not ACCURACY:
+        return separated if kind == "si-sdr" else F.mse_loss
+    low, unit = spread(graph, scores, ctx, rule.name) if kind == "mse" else (0.0, 1.0)
     weights = None
     if rule.balance:
         classes = math.prod(graph.type(scores).shape)
-        made = class_weights(ctx.training(rule.name).labels, classes)
+        made = class_weights(ctx.training(rule.name).labels[:], classes)
         weights = torch.as_tensor(made, device=ctx.device)
-    return Criterion(rule.loss, low, unit, weights)
+    return Criterion(kind, low, unit, weights)
+
+
+def separated(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Minus the mean SI-SDR in dB, [], of signals [N, samples] or [N, sources, samples]."""
+    return permutation_invariant(as_sources(outputs), as_sources(targets))[0]
 
 
 def class_weights(labels: Array, classes: int) -> Array:
@@ -111,46 +175,3 @@ def spread(graph: Graph, scores: str, ctx: Context, name: str) -> tuple[float, f
     classes = made[0].size
     unit = float(made.std(dtype=np.float64)) * classes / math.sqrt(classes - 1) or 1.0
     return float(made.mean(dtype=np.float64)) - unit / classes, unit
-
-
-def si_sdr(estimate: Tensor, target: Tensor) -> Tensor:
-    r"""The scale-invariant signal-to-distortion ratio in dB, [...], of signals [..., samples]; differentiable.
-
-        SI-SDR = 10 log10(|p|^2 / |e - p|^2)      p = <e, s> s / |s|^2      e, s: estimate and target less their means
-
-    Le Roux et al. 2019. PTL eq. 14 is printed without the division by \|s\|^2, with which alone scales do not matter.
-    """
-    estimate = estimate - estimate.mean(-1, keepdim=True)
-    target = target - target.mean(-1, keepdim=True)
-    share = (estimate * target).sum(-1, keepdim=True) / (target.square().sum(-1, keepdim=True) + EPS)
-    wanted = share * target
-    ratio = wanted.square().sum(-1) / ((estimate - wanted).square().sum(-1) + EPS)
-    return 10 * torch.log10(ratio + EPS)
-
-
-def permutation_invariant(estimates: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """The loss of a network that separates sources, in an order that nobody knows (PTL section 6.3; Conv-TasNet).
-
-    Over whole utterances, the order of the targets with the largest mean SI-SDR counts.
-
-    Args:
-        estimates, targets: signals [N, sources, samples].
-
-    Returns:
-        minus the mean SI-SDR of the best orders, in dB, [], differentiable; and these orders, int64 [N, sources]:
-        estimate i is of target `order[i]`.
-
-    Raises:
-        PipelineError: the shapes differ, or there are too many sources.
-    """
-    if estimates.shape != targets.shape or estimates.ndim != 3:
-        got = " and ".join(str(list(tensor.shape)) for tensor in (estimates, targets))
-        raise PipelineError(f"signals [N, sources, samples] are compared, not {got}")
-    sources = estimates.shape[1]
-    if not 1 <= sources <= MOST_SOURCES:
-        raise PipelineError(f"{sources} sources: the orders of 1 to {MOST_SOURCES} are tried")
-    pairs = si_sdr(estimates[:, :, None], targets[:, None])
-    orders = torch.tensor(list(itertools.permutations(range(sources))), device=estimates.device)
-    means = pairs[:, torch.arange(sources, device=estimates.device), orders].mean(-1)
-    best, at = means.max(1)
-    return -best.mean(), orders[at]

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from snnc.ir import WEIGHTED, Array, Graph, roles
 from snnc.pipeline import Context
+from snnc.score import ACCURACY
 from snnc.sim.ideal import block
 from snnc.sim.torch import Tensors, exact, forward, tensors, to_tensor
 
@@ -93,16 +94,20 @@ class LTL(LocalRule):
         """Train stage after stage; the start, if the end validates worse."""
         units, start = weights_of(graph), graph
         for layers, names in stages(graph, lesson.layers):
-            own = replace(ctx, notes=[])
-            judge = (lambda made, layers=layers: self.fit_of(lesson, made, layers, ctx)) if layers else None
-            learner = self.taught(lesson, layers)
-            fitted = loop(self, graph, own, learner, {name: units[name] for name in names}, judge)
+            own, learner = replace(ctx, notes=[]), self.taught(lesson, layers)
+
+            def fit(made: Graph, layers: tuple[str, ...] = layers) -> float:
+                return self.fit_of(lesson, made, layers, ctx)
+
+            mine = {name: units[name] for name in names}
+            judge, score = (fit, ACCURACY) if layers else (None, None)  # a fit is a share, as an accuracy is
+            fitted = loop(self, graph, own, learner, mine, judge, score)
             for note in own.notes:
                 ctx.note(f"{', '.join(layers) or lesson.scores}: {note}")
             graph = graph.edit(params=fitted)
         before, after = validated(start, ctx), validated(graph, ctx)
-        if after < before:
-            ctx.note(f"kept the start, {before:.2%} on validation: {after:.2%} in the end")
+        if ctx.score.better(before, after):
+            ctx.note(f"kept the start, {ctx.score.brief(before)} on validation: {ctx.score.brief(after)} in the end")
             graph = start
         return {name: graph.params[name] for name in units}
 

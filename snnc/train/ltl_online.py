@@ -6,8 +6,8 @@ r"""Local tandem learning, online (LTL section 2.2): layers learn while time goe
 
 The potential, spike and count of the step before carry no gradient. The read-out learns at each step from the scores
 that its running mean makes, sum * T / t. The losses of all steps behind the warm-up are summed; weights move once per
-batch. A gradient is taken back at every step and what it needed is released (`snnc.sim.steps`), so memory does not grow
-with T.
+batch. Eq. 10 and 11 give the error of every current in closed form; autograd only leads it on to the weights, at every
+step, and what that needed is released (`snnc.sim.steps`), so memory does not grow with T.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from snnc.ir import Array, Graph
+from snnc.ir import Array, Graph, Node
 from snnc.pipeline import Context
-from snnc.sim.steps import Stepwise, boxed
+from snnc.sim.neurons import boxcar
+from snnc.sim.steps import Stepwise
 
 from .local import Lesson, LocalRule
 from .loop import loop
@@ -66,17 +67,28 @@ class LTLOnline(LocalRule):
 
         def learn(batch: Batch) -> Tensor:
             rates, answers = lesson.wanted(batch)
-            run = Stepwise(graph, batch.params, {lesson.input: batch.x}, fire=boxed(self.width), detach=True)
+            run, sums = Stepwise(graph, batch.params, {lesson.input: batch.x}), dict[str, Tensor]()
+
+            def alone(node: Node, current: Tensor) -> Tensor:
+                sums[node.name] = current
+                return current.detach()
+
+            run.state.disturb["current"] = alone
             total = batch.x.new_zeros(())
             for t in range(1, graph.steps + 1):
                 run.step(learn=t > first)
                 if t <= first:
                     continue
-                losses = lesson.local({layer: run.state.count[layer] / t for layer in lesson.layers}, rates)
-                losses.append(lesson.answer(run.head(run.running())[lesson.scores], answers))
-                loss = torch.stack(losses).sum()
-                loss.backward()  # type: ignore[no-untyped-call]
-                total += loss.detach()
+                answer = lesson.answer(run.head(run.running())[lesson.scores], answers)
+                total += answer.detach()
+                ways = [(answer, torch.ones_like(answer))]
+                for layer, rate in rates.items():
+                    missed = torch.sub(rate, run.state.count[layer], alpha=1 / t)
+                    total += missed.square().mean()
+                    slope = boxcar(run.state.potential[layer], run.theta(layer), self.width)
+                    ways.append((sums[layer], slope.mul_(missed).mul_(-2 / (t * rate.numel()))))
+                made, errors = zip(*(way for way in ways if way[0].requires_grad), strict=True)
+                torch.autograd.backward(made, errors)
             run.finish()
             return total
 

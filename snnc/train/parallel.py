@@ -68,9 +68,14 @@ def processes() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
+def rank() -> int:
+    """Which of them this process is, from 0."""
+    return dist.get_rank() if processes() > 1 else 0
+
+
 def is_first() -> bool:
     """Whether this process is the one that judges, saves, prints and writes."""
-    return processes() == 1 or dist.get_rank() == 0
+    return rank() == 0
 
 
 def first_to_fail() -> bool:
@@ -83,7 +88,7 @@ def first_to_fail() -> bool:
 
 def share(batch: Array) -> Array:
     """This process's samples of a batch [n, ...], in order; there may be none."""
-    return np.array_split(batch, processes())[dist.get_rank()] if processes() > 1 else batch
+    return np.array_split(batch, processes())[rank()] if processes() > 1 else batch
 
 
 def add_up(tensors: list[Tensor], weight: float) -> None:

@@ -18,7 +18,7 @@ from snnc.ir import Graph, Node, TensorType, later_than
 from snnc.sim.torch import Tensors, delay, forward
 
 from .end_to_end import EndToEnd
-from .losses import Criterion
+from .losses import Compare, Labelled
 from .trainer import check
 
 WANTED = 1.0
@@ -33,14 +33,16 @@ class PerStep(EndToEnd):
         mse: m, the share of the loss that keeps scores small.
     """
 
+    for_classes = (*Labelled.for_classes, "mse")
+
     mse: float = 0.0
 
     def check(self, **fine: bool) -> None:
         """Refuse options that cannot be worked with, see `snnc.train.trainer.check`; `fine`: a rule's own."""
         check(self, **self.fine(), mse=0 <= self.mse <= 1, **fine)
 
-    def at_a_step(self, judge: Criterion, scores: Tensor, labels: Tensor) -> Tensor:
-        """l of the module: scores o [N, classes], labels [N] -> [], a mean over the batch."""
+    def at_a_step(self, judge: Compare, scores: Tensor, labels: Tensor) -> Tensor:
+        """l of the module: scores o [N, classes] or signals, labels [N] or targets -> [], a mean over the batch."""
         made = judge(scores, labels)
         return (1 - self.mse) * made + self.mse * (scores - WANTED).square().mean() if self.mse else made
 

@@ -24,7 +24,7 @@ from typing import Literal
 import networkx as nx
 import numpy as np
 
-from snnc.data import Split
+from snnc.data import Data, Split
 from snnc.errors import PipelineError
 from snnc.ir import WEIGHTED, Array, Constraint, Graph, Stage, front, later_than, roles
 from snnc.pipeline import Context, Pass
@@ -35,7 +35,7 @@ from snnc.sim.worths import absorb_scales, absorb_worths
 
 from .coupled import Backward, agreement
 from .loop import loop, validated
-from .losses import Loss
+from .losses import Loss, check_targets
 from .readout import check_classes, readout
 from .tandem import Tandem
 from .units import rate_share
@@ -56,7 +56,7 @@ class PTL(Pass):
         start: u0 as a share of theta; 0.5 rounds (PTL eq. 10), 0 floors.
         code: how inputs become currents: at the first step (PTL section 3.4), or evenly.
         epochs: of a stage, at most.
-        patience: T_p, epochs without a better validation accuracy before a stage ends; 0: never before `epochs`.
+        patience: T_p, epochs without a better validation score before a stage ends; 0: never before `epochs`.
         batch: samples per update.
         rate: the learning rate, in units of what T spikes are worth.
         backward: see `tandem`.
@@ -79,7 +79,7 @@ class PTL(Pass):
     rate: float = 3e-3
     backward: Backward = "bounded"
     bits: int = 0
-    loss: Loss = "cross-entropy"
+    loss: Loss = "auto"
     balance: bool = False
 
     def __post_init__(self) -> None:
@@ -97,10 +97,16 @@ class PTL(Pass):
         if wrong := [f"{key}={getattr(self, key)}" for key, good in fine.items() if not good]:
             raise PipelineError(f"'{self.name}' cannot work with {', '.join(wrong)}")
 
+    def check_data(self, data: Data) -> None:
+        """Refuse a loss that does not fit the data's targets, see `snnc.train.losses`."""
+        check_targets(self, self.loss, data, ("balance",))
+
     def run(self, graph: Graph, ctx: Context) -> Graph:
         split = ctx.training(self.name).take(self.samples)
         refuse(graph, front(graph))
-        check_classes(self.name, graph, readout(graph))
+        check_classes(self.name, graph, readout(graph, ctx.score), ctx.score)
+        if ctx.data is not None:
+            self.check_data(ctx.data)
         _refuse_shared(graph)
         bounds: dict[str, Array] = {}
         made = graph
@@ -155,7 +161,7 @@ class PTL(Pass):
         in_units = {param: unit / (self.steps if param in per_step else 1) for param, unit in learn.items()}
         begun = validated(made, ctx)
         found = loop(rule, made, own, rule.learner(made, own), in_units)
-        ctx.note(f"{name}: {begun:.2%} when it began, {'; '.join(own.notes)}")
+        ctx.note(f"{name}: {ctx.score.brief(begun)} when it began, {'; '.join(own.notes)}")
         whole = {n: a * np.float32(self.steps) if n in per_step else a for n, a in found.items()}
         return graph.edit(params=whole), made.edit(params=found)
 

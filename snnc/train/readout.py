@@ -1,4 +1,4 @@
-"""What a cross-entropy with the labels reads: the scores, before what only squashes or picks them."""
+"""What a loss reads: the scores of classes, before what only squashes or picks them; of targets the output itself."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 
 from snnc.errors import PipelineError
 from snnc.ir import Graph, Node, later_than, roles
+from snnc.score import ACCURACY, Score
 
 SQUASHING = (
     "sigmoid",
@@ -25,10 +26,11 @@ FLAT = ("argmax", "quantize", "round", "floor", "ceil", "trunc", "sign", "roundf
 """Ops whose gradient is 0 or none."""
 
 
-def readout(graph: Graph) -> str:
+def readout(graph: Graph, score: Score = ACCURACY) -> str:
     """The scores of the one output, before all that keeps their order: softmax, squashing functions, the argmax.
 
-    A change of shape or a positive factor is passed where one of these lies before it.
+    A change of shape or a positive factor is passed where one of these lies before it. What is judged by another score
+    than accuracy is the output, whatever it comes through.
 
     Raises:
         PipelineError: there are several outputs; or no gradient gets from the scores to the neurons.
@@ -39,7 +41,7 @@ def readout(graph: Graph) -> str:
         )
     (at,) = graph.outputs.values()
     found = at
-    while at not in graph.inputs and _keeps_order(graph, graph[at]):
+    while score is ACCURACY and at not in graph.inputs and _keeps_order(graph, graph[at]):
         shift = graph[at].op in ("reshape", "scale")
         at = graph.values(graph[at])[0]
         found = found if shift else at
@@ -47,13 +49,15 @@ def readout(graph: Graph) -> str:
     return found
 
 
-def check_classes(rule: str, graph: Graph, scores: str) -> None:
-    """Refuse scores that are no classes'.
+def check_classes(rule: str, graph: Graph, scores: str, score: Score = ACCURACY) -> None:
+    """Refuse scores that are no classes'; targets are as the output is, and anything may be one.
 
     Raises:
         PipelineError: `rule` needs one score for each of two or more.
     """
     shape = graph.type(scores).shape
+    if score is not ACCURACY:
+        return
     if math.prod(shape) < 2 or max(shape) != math.prod(shape):
         raise PipelineError(
             f"'{rule}' needs one score for each of two or more classes, not {list(shape)}",

@@ -55,12 +55,12 @@ class SLTT(PerStep):
                 f"'sltt' cannot learn from k={self.k} of {len(steps)} steps", hint=f"k=1 to {len(steps)}, or 0 for all"
             )
         (name,) = graph.inputs
-        scores = readout(graph)
+        scores = readout(graph, ctx.score)
         judge = criterion(self, graph, scores, ctx)
 
         def learn(batch: Batch) -> Tensor:
             chosen = set(steps if self.k == 0 else batch.rng.choice(steps, self.k, replace=False).tolist())
-            run = Stepwise(graph, batch.params, {name: batch.x}, fire=self.fire)
+            run = Stepwise(graph, batch.params, {name: batch.x}, width=self.width, surrogate=self.surrogate)
             losses = []
             for t in range(1, graph.steps + 1):
                 run.step(learn=t in chosen)

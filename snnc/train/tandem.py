@@ -60,8 +60,8 @@ class Tandem(Labelled):
             PipelineError: neurons leak, or are reset to zero; the network has no classes.
         """
         check_neurons(graph, self.name)
-        coupled = Coupled(graph)
-        check_classes(self.name, graph, coupled.scores)
+        coupled = Coupled(graph, ctx.score)
+        check_classes(self.name, graph, coupled.scores, ctx.score)
         judge = criterion(self, graph, coupled.scores, ctx)
 
         def loss(batch: Batch) -> Tensor:

@@ -31,7 +31,7 @@ class TET(PerStep):
         self.check()
 
     def learner(self, graph: Graph, ctx: Context) -> Learner:
-        scores = readout(graph)
+        scores = readout(graph, ctx.score)
         judge = criterion(self, graph, scores, ctx)
         part = host(graph, scores)
         needed = {*part.inputs, *(value for n in graph.nodes if n.name in part.inputs for value in graph.values(n))}
@@ -39,6 +39,7 @@ class TET(PerStep):
         def loss(batch: Batch) -> Tensor:
             values = self.values(graph, batch, needed)
             answers = predictions(graph, batch.params, values, scores)
-            return self.at_a_step(judge, answers.flatten(0, 1), batch.labels.repeat(len(answers)))
+            wanted = batch.labels.expand(len(answers), *batch.labels.shape).flatten(0, 1)
+            return self.at_a_step(judge, answers.flatten(0, 1), wanted)
 
         return from_loss(loss)

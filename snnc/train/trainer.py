@@ -56,7 +56,7 @@ class Batch:
     Attributes:
         params: by name, as the network sees them (constraints obeyed): leaves, those that learn require gradients.
         x: inputs [N, ...].
-        labels: right answers [N].
+        labels: right answers [N], or targets, float32 [N, ...].
         rng: for what the rule leaves to chance in this update; follows from seed and position, so nothing has to be
             remembered between updates.
     """
@@ -83,8 +83,9 @@ class Rule(Trainer):
         schedule: the rate falls to 0 along half a cosine, or to a tenth after each third of the epochs, or stays.
         decay: torch's weight decay, for weights in their units: beside the gradient with adamw, else added to it.
         clip: the largest norm of all gradients together, each in its unit; 0: no limit.
-        patience: epochs without a better validation accuracy (an equal one is not) before training stops; 0: never.
+        patience: epochs without a better validation score (an equal one is not) before training stops; 0: never.
         augment: images move, and are mirrored, by chance (`snnc.train.augment`).
+        standardize: the weights of every neuron keep the mean and deviation that they start with (`snnc.train.seen`).
     """
 
     epochs: int = 5
@@ -96,6 +97,7 @@ class Rule(Trainer):
     clip: float = 0.0
     patience: int = 0
     augment: Kind = "none"
+    standardize: bool = False
 
 
 def check(rule: Rule, **fine: bool) -> None:

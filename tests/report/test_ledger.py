@@ -7,6 +7,7 @@ import json
 import pytest
 
 from snnc.report import Ledger, Row, change, percent, worst
+from snnc.score import MSE
 
 ROWS = [
     Row("fold-batchnorm", 0.9, "validation", "analog", 7, {"relu1": 0.0}, ("kept bn2 as a scale",), True, 1.23456),
@@ -73,3 +74,33 @@ def test_words() -> None:
     assert percent(None) == ""
     assert worst(Row("x", error={})) == ""
     assert worst(Row("x", error={"a": 0.5, "b": 0.264}, causes={"b": {"bias": 1.0}})) == "a 50.0 %"
+
+
+def test_another_score_than_accuracy() -> None:
+    """Its name heads the column, columns are as wide as they must be, and JSON has no accuracy."""
+    ledger = Ledger(
+        [
+            Row("import", 0.0066, score=MSE),
+            Row("ptl", 0.0231, notes=("a note",), score=MSE),
+            Row("snn", 1234.5678, "test", score=MSE),
+            Row("teacher", None),
+        ]
+    )
+    assert ledger.score is MSE
+    assert str(ledger) == (
+        "step          mse   change  seconds  largest layer error, main cause\n"
+        "-- on the validation samples\n"
+        "import     0.0066               0.0\n"
+        "ptl        0.0231  +0.0165      0.0\n"
+        "    a note\n"
+        "-- on the test samples\n"
+        "snn          1235               0.0\n"
+        "teacher                         0.0"
+    )
+    made = ledger.to_json(timed=False)
+    assert [row["accuracy"] for row in made] == [None] * 4
+    assert made[1]["score"] == {"name": "mse", "value": 0.0231}
+    assert made[2]["score"] == {"name": "mse", "value": 1234.57}
+    assert "score" not in made[3]
+    assert Ledger([Row("x", 0.5)]).to_json()[0]["accuracy"] == 0.5
+    assert [Row("x", 0.5).accuracy, Row("x", 0.5, score=MSE).accuracy] == [0.5, None]

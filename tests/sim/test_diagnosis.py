@@ -195,8 +195,8 @@ def test_shares_sum_to_the_error_and_gains_to_the_drop(net: str, cause: Cause) -
     made = planted(net, cause)
     for row in made.rows:
         assert sum(row.shares.values()) == pytest.approx(1, abs=1e-5)
-    gains = sum(gain.accuracy for gain in made.in_turn)
-    assert made.accuracy + gains + made.remainder == pytest.approx(made.teacher)
+    gains = sum(gain.value for gain in made.in_turn)
+    assert made.network + gains + made.remainder == pytest.approx(made.teacher)
     assert sum(gain.error for gain in made.in_turn) + made.remaining_error == pytest.approx(made.output_error)
     assert made.remaining_error < 1e-3  # with all causes off, it is the teacher
     assert made.remainder == pytest.approx(0, abs=0.01)
@@ -207,7 +207,7 @@ def test_a_clean_network_has_next_to_no_error(net: str) -> None:
     graph = NETS[net]()
     made = found(graph, lowered(graph, 256))
     assert all(row.own < 0.02 for row in made.rows)
-    assert made.accuracy > 0.97
+    assert made.network > 0.97
 
 
 def test_errors_are_those_of_the_ledger() -> None:
@@ -358,3 +358,16 @@ def test_what_cannot_be_explained_is_refused() -> None:
 def test_nothing_is_left_of_torch_modes() -> None:
     planted("dense", Cause.BITS)
     assert torch.is_grad_enabled()
+
+
+def test_levels_that_are_no_integers_are_compared_too() -> None:
+    """A level that is moved to its neighbour is no rounding; weights that were rounded are."""
+    graph = lenet()
+    recipe = "fold-batchnorm,replace-max-pool,pool-neurons,threshold-layernorm{steps=16},bias-per-step,"
+    recipe += "quantize-weights{per=tensor levels=base-currents bits=2}"
+    made, ledger = Pipeline.parse(recipe)(graph, data=data_for(graph))
+    row = ledger.rows[-1]
+    assert row.step.startswith("quantize-weights")
+    few = data_for(graph).test.x()
+    found = diagnose(made, graph, few, np.zeros(len(few), np.int64))
+    assert max(layer.shares[Cause.BITS] for layer in found.rows) > 0.1

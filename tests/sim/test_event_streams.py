@@ -181,7 +181,7 @@ def test_the_diagnosis_compares_with_the_teacher_on_totals(ann: Graph) -> None:
     snn, _ = Pipeline.parse(f"threshold-layernorm{{steps={STEPS} code=events}},bias-per-step")(ann, data=samples)
     found = diagnose(snn, ann, samples.test.x(), samples.test.labels)
     assert found.teacher == share(ann, samples.test)
-    assert found.accuracy == share(snn, samples.test)
+    assert found.network == share(snn, samples.test)
     assert found.remaining_error < 0.05
 
 

@@ -1,4 +1,4 @@
-"""Accuracy, and each layer's error against the teacher."""
+"""Each layer's error against the teacher."""
 
 from __future__ import annotations
 
@@ -6,13 +6,8 @@ import numpy as np
 import pytest
 
 from snnc.ir import Constraint
-from snnc.sim.judge import accuracy, layer_errors
+from snnc.sim.judge import layer_errors
 from tests.graphs import Builder
-
-
-def test_accuracy_counts_the_largest_scores() -> None:
-    scores = np.array([[1, 2, 0], [5, 1, 1], [0, 0, 9], [3, 4, 3]])
-    assert accuracy(scores, np.array([1, 0, 2, 0])) == 0.75
 
 
 def test_layer_errors_by_hand() -> None:

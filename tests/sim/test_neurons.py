@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from snnc.ir import Array, Graph
-from snnc.sim.neurons import SURROGATES, Surrogate, boxcar, membrane, spike
+from snnc.sim.neurons import SURROGATES, Surrogate, boxcar, charge, fires, gate, membrane, spike
 from snnc.sim.window import fire
 from tests.graphs import Builder
+from tests.saved import most_saved
 from tests.sim.executors import EXECUTORS, Trace
 
 
@@ -164,3 +165,41 @@ def test_the_window_goes_back_as_autograd_does(surrogate: Surrogate, reset: str,
         found.append(given.grad)
     assert float(found[0].abs().sum()) > 0
     torch.testing.assert_close(found[0], found[1], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(), (3, 1), (3, 5)], ids=["layer", "channel", "neuron"])
+@pytest.mark.parametrize("reset", ["subtract", "subtract-decayed", "zero"])
+def test_the_fast_step_is_the_formula_to_the_bit(reset: str, shape: tuple[int, ...]) -> None:
+    """On numbers that are rounded, with the last potential written over."""
+    rng = torch.Generator().manual_seed(3)
+    u, s = torch.zeros(4, 3, 5), torch.zeros(4, 3, 5)
+    alpha, theta = (0.1 + torch.rand(shape, generator=rng) for _ in range(2))
+    held, fired = u.clone(), 0.0
+    for _ in range(20):
+        current = torch.randn(4, 3, 5, generator=rng)
+        u = membrane(u, s, current, alpha, theta, reset)
+        assert charge(held, s, current, alpha, theta, reset, out=held) is held
+        assert torch.equal(held, u)
+        s = (u >= theta).float()
+        assert torch.equal(fires(u, theta), s)
+        fired += float(s.sum())
+    assert 0 < fired < 20 * s.numel()
+
+
+def test_the_gate_is_open_where_the_boxcar_is() -> None:
+    u = torch.linspace(-1, 3, 401)
+    opened = gate(u, torch.tensor(1.0), 1.0)
+    assert torch.equal(opened, ((u > 0.5) & (u < 1.5)).float())
+    torch.testing.assert_close(boxcar(u, torch.tensor(2.0), 0.5), ((u > 1.5) & (u < 2.5)).float())
+    assert torch.equal(u, torch.linspace(-1, 3, 401))
+
+
+@pytest.mark.parametrize(("reset", "surrogate", "size"), [
+    ("subtract", "boxcar", 1), ("subtract-decayed", "triangle", 4), ("zero", "boxcar", 8), ("zero", "sigmoid", 8),
+])  # fmt: skip
+def test_what_a_window_keeps(reset: str, surrogate: Surrogate, size: int) -> None:
+    """Bytes per neuron and step: the boxcar's gate, or U, and the spikes where the reset multiplies by U."""
+    current = torch.rand(6, 50, requires_grad=True)
+    one = torch.ones(())
+    kept = most_saved(lambda: fire(current, one, one, one / 2, 6, reset, 1.0, surrogate).sum().backward())  # type: ignore[no-untyped-call]
+    assert 300 * size <= kept < 300 * size + 100

@@ -256,7 +256,7 @@ def test_in_turn_only_the_layer_moves_and_the_read_out_last(
     labels, seen = torch.tensor(data.train.labels[:16]), []
 
     def watched(
-        rule: LTL, start: Graph, ctx: Context, learn: Learner, units: dict[str, float], judge: object
+        rule: LTL, start: Graph, ctx: Context, learn: Learner, units: dict[str, float], judge: object, score: object
     ) -> dict[str, np.ndarray]:
         params = {name: tensor.requires_grad_() for name, tensor in tensors(start).items()}
         learn(Batch(params, torch.tensor(data.train.raw[:16]), labels, np.random.default_rng(0)))

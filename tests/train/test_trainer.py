@@ -19,7 +19,8 @@ from snnc.pipeline import Context, Pipeline
 from snnc.sim.reference import run
 from snnc.sim.torch import tensors
 from snnc.train import Trainer
-from snnc.train.loop import _Seen, loop
+from snnc.train.loop import loop
+from snnc.train.seen import Seen
 from snnc.train.trainer import Learner, Rule, from_loss, project
 from snnc.train.units import weights_of
 from tests.graphs import data_for, mlp
@@ -133,9 +134,9 @@ def test_forward_sees_the_projection_and_backward_goes_straight_through(levels: 
     own = None if levels is None else np.array(levels, np.float32)
     constraint = Constraint(4, np.full((4, 1), 0.25, np.float32), mask, levels=own)
     param = torch.tensor(rng.normal(size=(4, 6)).astype(np.float32), requires_grad=True)
-    seen = _Seen(constraint, "cpu")
+    seen = Seen(constraint, "cpu")
     np.testing.assert_allclose(seen(param.detach()).numpy(), constraint.project(param.detach().numpy()), atol=1e-6)
-    np.testing.assert_array_equal(seen.back(torch.ones(4, 6)).numpy(), mask.astype(np.float32))
+    np.testing.assert_array_equal(seen.back(torch.ones(4, 6), torch.zeros(4, 6)).numpy(), mask.astype(np.float32))
 
 
 def test_units_of_the_learning_rate(lowered: Lower) -> None:
