@@ -13,14 +13,12 @@ from . import importer
 from .data import BATCH, Data, Split
 from .ir import Array, Graph, Stage
 from .pipeline import Progress, single
+from .population import Spread, population
 from .report import Row
 from .sim import torch as torch_executor
 from .sim.encoding import totals
-from .sim.judge import accuracy
 from .target import Artifact
 
-CHIP_SAMPLES = 1000
-"""Test samples that every chip of a population is judged on."""
 HELD = 2**28
 """Bytes of test samples that the original model is given at once, unless one batch of them has more."""
 
@@ -35,7 +33,7 @@ def on_test_part(
     progress: Progress,
 ) -> list[Row]:
     """The test part, seen once: the original model, the imported one, the spiking one."""
-    labels, name = data.test.labels, next(iter(ann.inputs))
+    test, name = data.test, next(iter(ann.inputs))
     found: list[tuple[str, Array, Graph, float]] = []
     notes: tuple[str, ...] = ()
     start = time.perf_counter()
@@ -55,10 +53,10 @@ def on_test_part(
     found.append(("snn", spiking, snn, time.perf_counter() - start))
     return [
         Row(
-            step, accuracy(scores, labels), "test", g.stage, len(g.nodes), {}, notes if step == "onnxruntime" else (),
-            True, took,
+            step, test.score.measure(made, test.labels), "test", g.stage, len(g.nodes), {},
+            notes if step == "onnxruntime" else (), True, took, score=test.score,
         )
-        for step, scores, g, took in found
+        for step, made, g, took in found
     ]  # fmt: skip
 
 
@@ -74,20 +72,14 @@ def on_chips(
     artifact: Artifact, data: Data, chips: int, device: str, progress: Progress
 ) -> tuple[list[dict[str, Any]], list[Row]]:
     """Try the artifact on devices 0..chips-1, before and after one epoch of calibration."""
-    test = data.test.take(CHIP_SAMPLES)
-    found: list[dict[str, Any]] = []
+    if not chips:
+        return [], []
     start = time.perf_counter()
-    for seed in range(chips):
-        chip = artifact.load(seed, device=device)
-        before = accuracy(single(chip.run(test, progress)), test.labels)
-        chip.calibrate(data, 1, progress)
-        after = accuracy(single(chip.run(test, progress)), test.labels)
-        found.append({"seed": seed, "before": round(before, 6), "after": round(after, 6)})
+    found = population(artifact, data, chips, device=device, progress=progress)
+    took = time.perf_counter() - start
     rows = []
-    for step, key in (("chips", "before"), ("chips, calibrated", "after")):
-        if found:
-            shares = [f[key] for f in found]
-            note = f"worst {min(shares):.2%}, best {max(shares):.2%} of {chips} chips on {len(test)} test samples"
-            seconds = time.perf_counter() - start if key == "after" else 0.0
-            rows.append(Row(step, float(np.mean(shares)), "test", Stage.PLACED, 0, {}, (note,), True, seconds))
-    return found, rows
+    for step, values, seconds in (("chips", found.before, 0.0), ("chips, calibrated", found.after, took)):
+        spread = Spread.of(values, found.score)
+        note = f"{spread.text(found.score)}, of {chips} chips on {found.samples} test samples"
+        rows.append(Row(step, spread.mean, "test", Stage.PLACED, 0, {}, (note,), True, seconds, score=found.score))
+    return found.chips, rows
