@@ -3,10 +3,10 @@
     python benchmarks/accuracy.py mnist  [--seeds 3] [--epochs 2] [--fan-in 64] [--models NAME ...]
     python benchmarks/accuracy.py chips  [--chips 10] [--mismatch 0.2 0.3 0.4]
 
-`mnist` (needs SNNC_MODELS and SNNC_DATA): the recipe of dynap-sim (T = 16, 4-bit weights, LTL on the first 10,000
-training images, of which 1,000 validate) with a fan-in wall, or without one (0); test accuracy on all 10,000 test
-images, mean and standard deviation over seeds. `chips`: the
-embedded digits example on simulated devices before and after one epoch of on-chip calibration, test part.
+`mnist` (needs SNNC_MODELS and SNNC_DATA): `RECIPE` (T = 16, 4-bit weights with a step per channel, LTL on the first
+10,000 training images, of which 1,000 validate) with a fan-in wall, or without one (0); test accuracy on all 10,000
+test images, mean and standard deviation over seeds. `chips`: the embedded digits example by the recipe of dynap-sim on
+simulated devices before and after one epoch of on-chip calibration, test part.
 """
 
 from __future__ import annotations
@@ -27,6 +27,10 @@ from snnc.sim import torch as executor
 from snnc.sim.judge import accuracy
 from snnc.targets import DynapSim
 
+RECIPE = (
+    "fold-batchnorm,drop-rounding,rectify,replace-activation,replace-max-pool,separate-layers,pool-neurons,"
+    "threshold-layernorm,bias-per-step{wall},quantize-weights,ltl{{epochs={epochs}}}"
+)
 EXAMPLES = Path(__file__).parents[1] / "examples"
 MNIST = {
     "mnist_cnn_bn_torch20_op16": data.Scaling(1 / 255, (0.1307,), (0.3081,)),
@@ -58,8 +62,8 @@ def mnist(seeds: int, models: list[str], epochs: int, fan_in: int) -> None:
 
         few = {source: test.x(slice(0, 200))}
         apart = np.abs(single(judge(path, few)) - single(executor.run(graph, few))).max()
-        *lowering, ltl = DynapSim(epochs=epochs, fan_in=fan_in or 64).pipeline().passes
-        lowering = [p for p in lowering if fan_in or p.name != "limit-fan-in"]
+        wall = f",limit-fan-in{{k={fan_in}}}" if fan_in else ""
+        *lowering, ltl = snnc.Pipeline.parse(RECIPE.format(wall=wall, epochs=epochs)).passes
         converted, _ = snnc.Pipeline(*lowering)(graph, data=samples)
         plain, ann = share(converted), share(graph)
         trained = [share(snnc.Pipeline(ltl)(converted, data=samples, seed=s, progress=tell)[0]) for s in range(seeds)]

@@ -6,6 +6,7 @@ from snnc.spec import Registry
 from .bias_per_step import BiasPerStep
 from .drop_rounding import DropRounding
 from .fold_batchnorm import FoldBatchNorm
+from .limit_biases import LimitBiases
 from .limit_fan_in import LimitFanIn
 from .pool_neurons import PoolNeurons
 from .quantize_neurons import QuantizeNeurons
@@ -16,6 +17,7 @@ from .relu_before_max_pool import ReluBeforeMaxPool
 from .replace_activation import ReplaceActivation
 from .replace_max_pool import ReplaceMaxPool
 from .separate_layers import SeparateLayers
+from .share_thresholds import ShareThresholds
 from .threshold_layernorm import ThresholdLayerNorm
 
 PASSES: Registry[Pass] = Registry(
@@ -35,6 +37,8 @@ PASSES: Registry[Pass] = Registry(
         "refine-thresholds": RefineThresholds,
         "limit-fan-in": LimitFanIn,
         "quantize-weights": QuantizeWeights,
+        "share-thresholds": ShareThresholds,
+        "limit-biases": LimitBiases,
         "quantize-neurons": QuantizeNeurons,
     },
 )
@@ -44,6 +48,7 @@ __all__ = [
     "BiasPerStep",
     "DropRounding",
     "FoldBatchNorm",
+    "LimitBiases",
     "LimitFanIn",
     "PoolNeurons",
     "QuantizeNeurons",
@@ -54,5 +59,6 @@ __all__ = [
     "ReplaceActivation",
     "ReplaceMaxPool",
     "SeparateLayers",
+    "ShareThresholds",
     "ThresholdLayerNorm",
 ]

@@ -11,8 +11,9 @@ power of two below twice the largest of them, for hardware that shifts). The lev
     base-currents   +-(m_1 c_1 + ... + m_b c_b), m_i in {0, 1}: DYNAP-SE2 switches b currents that a core shares,
                     and the type of the synapse is the sign; c is searched, one set for a layer
 
-Per core, neighbouring output channels share a step: every layer begins a new core, its channels follow each other, and
-one whose neurons (positions) do not fit whole begins a new core too. Of p positions max(1, core // p) channels share.
+Per core, neighbouring output channels share a step, those of one core of `snnc.sim.cores`. A core has one threshold
+too: where those of its neurons differ, the step is shared in units of them, w / theta = s * q. That a neuron's weights
+and its threshold are both divided by the same number changes none of its spikes.
 
 The search for base currents alternates two steps, neither of which raises the error sum_j (|w_j| - m_j . c)^2:
 
@@ -27,7 +28,6 @@ for it: chips hand spikes to a host that reads them out. Weights that stand on s
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -37,6 +37,7 @@ from snnc.errors import PipelineError
 from snnc.ir import WEIGHTED, Array, Constraint, Graph, Node, Stage, roles
 from snnc.ir.graph import nearest
 from snnc.pipeline import Context, Pass
+from snnc.sim.cores import CORE, channels_per_core
 from snnc.sim.cost import first_role
 
 RATIOS = tuple(1 - i / 40 for i in range(33))
@@ -44,10 +45,6 @@ RATIOS = tuple(1 - i / 40 for i in range(33))
 
 NOTHING = 1e-6
 """Steps below this share of a layer's largest are of channels that training has put to sleep."""
-
-
-CORE = 256
-"""Neurons of a core of DYNAP-SE2."""
 
 POWERS = 5
 """Most bits of power-of-two levels: 15 powers span all that float weights need."""
@@ -104,8 +101,10 @@ class QuantizeWeights(Pass):
             name = roles(node, graph.params)[first_role(node)]
             before = graph.constraints.get(name, Constraint())
             first = self._first(graph.params[name], node)
-            levels, scale = self._grid(graph.params[name], first)
-            if self._obeyed(before, scale, levels, first):
+            unit = _thresholds(graph, node) if self.per == "core" else np.ones((), np.float32)
+            levels, scale = self._grid(graph.params[name] / unit, first)
+            scale = np.asarray(scale * unit, np.float32)
+            if self._obeyed(before, scale, levels, first, unit):
                 continue
             if (dead := scale <= NOTHING * scale.max()).any():
                 ctx.note(f"{node.at}: {int(dead.sum())} channel(s) without any weight")
@@ -123,7 +122,7 @@ class QuantizeWeights(Pass):
         """The first row (output channel) of every group of rows of the weight that share a step."""
         if self.per == "tensor" or weight.ndim < 2:
             return np.zeros(1, int)
-        together = max(1, self.core // math.prod(node.type.shape[1:])) if self.per == "core" else 1
+        together = channels_per_core(node.type.shape, self.core) if self.per == "core" else 1
         return np.arange(0, len(weight), together)
 
     def _grid(self, weight: Array, first: Array) -> tuple[Array | None, Array]:
@@ -135,11 +134,11 @@ class QuantizeWeights(Pass):
         powers = _signed(2.0 ** np.arange(2 ** (self.bits - 1) - 1)) if self.levels == "power-of-two" else None
         return powers, self._step(weight, powers, first)
 
-    def _obeyed(self, before: Constraint, scale: Array, levels: Array | None, first: Array) -> bool:
+    def _obeyed(self, before: Constraint, scale: Array, levels: Array | None, first: Array, unit: Array) -> bool:
         """Whether the weights stand on levels of this kind already."""
         if before.bits != self.bits or before.scale is None or before.scale.shape != scale.shape:
             return False
-        if not np.array_equal(_shared(np.maximum, before.scale, first), before.scale):
+        if not np.allclose(_shared(np.maximum, before.scale / unit, first), before.scale / unit, rtol=1e-6, atol=0):
             return False
         if self.scales == "power-of-two" and (np.frexp(before.scale)[0] != 0.5).any():
             return False
@@ -166,6 +165,18 @@ class QuantizeWeights(Pass):
             error = _shared(np.add, apart.sum(axis=axes, keepdims=True), first)
             best, least = np.where(error < least, step, best), np.minimum(error, least)
         return best
+
+
+def _thresholds(graph: Graph, layer: Node) -> Array:
+    """The thresholds of the neurons behind a layer, by its rows [O, 1, ...], in units of the largest; [] if all equal.
+
+    Those that differ within a channel count as one, as do those of neurons that several layers lead to.
+    """
+    theta = [graph.params[roles(user, graph.params)["theta"]] for user in graph.users(layer.name) if user.op == "lif"]
+    if len(theta) != 1 or theta[0].ndim != 1 or (theta[0] == theta[0][0]).all():
+        return np.ones((), np.float32)
+    rank = graph.params[roles(layer, graph.params)[first_role(layer)]].ndim
+    return np.asarray((theta[0] / theta[0].max()).reshape(-1, *[1] * (rank - 1)), np.float32)
 
 
 def _shared(reduce: np.ufunc, rows: Array, first: Array) -> Array:

@@ -47,7 +47,7 @@ class Bundle:
     """Named bytes, and facts about where they came from.
 
     Attributes:
-        kind: what the files describe: `artifact`, or `chip` for the state of one calibrated chip.
+        kind: what the files describe: `artifact`, `chip` (the state of one calibrated chip) or `yield`.
         files: by plain file name.
         facts: provenance: plain JSON data.
     """
@@ -135,7 +135,7 @@ class Bundle:
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise ArtifactError(f"{MANIFEST} is damaged: {error!r}", at=str(place)) from None
         if form != FORMAT or found_kind != kind:
-            raise ArtifactError(f"is a {found_kind} of format {form}, not a {kind} of format {FORMAT}", at=str(place))
+            raise ArtifactError(f"holds '{found_kind}', format {form}, not '{kind}', format {FORMAT}", at=str(place))
         problems: list[ArtifactError] = []
         present = _names(place) - {MANIFEST}
         problems += [ArtifactError(f"{name} is missing") for name in sorted(set(listed) - present)]

@@ -20,7 +20,7 @@ from .report import Ledger, page
 from .search import Search, planned, search
 from .sim.cost import Cost, measure
 from .sim.findings import Diagnosis, Unexplained
-from .target import Artifact, Finding, Target
+from .target import Artifact, Finding, Laying, Layout, Target
 from .targets import TARGETS
 from .train import parallel
 from .train.checkpoint import EVERY, Checkpoints
@@ -61,6 +61,7 @@ class Build:
         cost: of one inference of the network.
         limits: how it stands to the target's limits.
         diagnosis: where the network loses against the model, on validation samples; or why that cannot be said.
+        layout: where it goes on the chip.
         search: what was tried to find T, percentile and bits, where a drop was allowed.
     """
 
@@ -70,7 +71,14 @@ class Build:
     cost: Cost
     limits: list[Finding]
     diagnosis: Diagnosis | Unexplained
+    layout: Layout
     search: Search | None = None
+
+    @property
+    def unchecked(self) -> list[str]:
+        """The limits of the real chip that nobody has looked at."""
+        seen = {finding.limit for finding in self.limits}
+        return [name for name in self.artifact.target.limits.unchecked if name not in seen]
 
 
 def build(
@@ -94,7 +102,7 @@ def build(
     """Compile, judge every step, and try the result on simulated devices.
 
     Trainers keep how far they are in a folder beside the artifact, `OUT.checkpoints`, which is removed at the end. Of
-    several processes (`snnc.train.parallel`) only the first tries devices and writes.
+    several processes (`snnc.train.parallel`) each tries its share of the devices, and only the first writes.
 
     Args:
         pipeline: passes and trainers instead of the target's own recipe.
@@ -120,6 +128,9 @@ def build(
     graph, notes = (model, ()) if isinstance(model, Graph) else importer.accept(model, reading)
     samples = data if isinstance(data, Data) else load_data(data)
     samples.check(graph)
+    recipe.check_data(samples)
+    if goal is not None:
+        goal.check_data(samples)
     facts = {} if isinstance(model, Graph) else {"model": importer.model_digest(model, reading)}
     checkpoints = None if out is None else checkpoints_of(out, save_every, {**facts, "snnc": version()})
     if checkpoints is not None:
@@ -132,12 +143,14 @@ def build(
     )
     ledger.rows += rows.rows
     artifact = chosen.compile(snn)
+    layout = _laid_out(chosen, snn, samples)
     why = explained(snn, samples, device, progress)
     ledger.rows += on_test_part(model, reading, graph, snn, samples, device, progress)
-    population, chip_rows = on_chips(artifact, samples, chips if parallel.is_first() else 0, device, progress)
+    population, chip_rows = on_chips(artifact, samples, chips, device, progress)
     ledger.rows += chip_rows
     cost = measure(snn, graph, samples.test.take(COST_SAMPLES).x(), device)
-    made = Build(artifact, ledger, population, cost, chosen.findings(snn), why, found)
+    limits = [*chosen.findings(snn), *layout.findings]
+    made = Build(artifact, ledger, population, cost, limits, why, layout, found)
     made = replace(made, artifact=_documented(made, model, reading, samples, recipe, seed))
     if out is not None and parallel.is_first():
         made.artifact.bundle.write(out)
@@ -155,14 +168,23 @@ def _documented(
         "chips": made.chips,
         "cost": made.cost.to_json(),
         "limits": [f.to_json() for f in made.limits],
-        "unchecked": list(made.artifact.target.limits.unchecked),
+        "unchecked": made.unchecked,
         "diagnosis": made.diagnosis.to_json(),
     }
     if made.search is not None:
         report["search"] = made.search.to_json(timed=False)
     bundle = made.artifact.bundle.with_facts(**provenance(model, reading, data, recipe, seed))
-    shown = {"report.json": canonical(report), "report.html": page(made.ledger, report, bundle.facts).encode()}
+    shown = {
+        **made.layout.files,
+        "report.json": canonical(report),
+        "report.html": page(made.ledger, report, bundle.facts).encode(),
+    }
     return replace(made.artifact, bundle=replace(bundle, files={**bundle.files, **shown}))
+
+
+def _laid_out(target: Target, snn: Graph, data: Data) -> Layout:
+    """The network on the chip's cores, by its spikes on training samples; nothing where the target has no cores."""
+    return target.lay_out(snn, data.train.take(COST_SAMPLES)) if isinstance(target, Laying) else Layout()
 
 
 def checkpoints_of(out: str | Path, every: float = EVERY, facts: Mapping[str, Any] | None = None) -> Checkpoints:

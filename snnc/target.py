@@ -24,16 +24,18 @@ class Limits:
         walls: refused beyond, by name.
         budgets: reported as headroom, by name.
         unchecked: limits of the real chip that are not looked at; printed, so that nobody believes otherwise.
+        sources: where these limits come from, by name.
     """
 
     walls: Mapping[str, float]
     budgets: Mapping[str, float]
     unchecked: tuple[str, ...] = ()
+    sources: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One limit and how a network stands to it, at a layer or for the whole network."""
+    """One limit, whose it is (`source`), and how a network stands to it, at a layer or for the whole network."""
 
     limit: str
     value: float
@@ -41,6 +43,7 @@ class Finding:
     layer: str = ""
     wall: bool = True
     note: str = ""
+    source: str = ""
 
     @property
     def ok(self) -> bool:
@@ -57,6 +60,7 @@ class Finding:
             "wall": self.wall,
             "ok": self.ok,
             "note": self.note,
+            "source": self.source,
         }
 
 
@@ -126,15 +130,61 @@ class Target(ABC):
         if graph.teacher is None:
             raise TargetError("the graph has lost its teacher, which calibration needs", hint="make it with a Pipeline")
         self.place(graph)
+        text, more = self.attached() if isinstance(self, Attaching) else (str(self), {})
         files = {
             **graph_files("network", graph),
             **graph_files("teacher", graph.teacher),
-            "target.json": canonical({"target": str(self)}),
+            "target.json": canonical({"target": text}),
+            **more,
         }
-        return Artifact(Bundle("artifact", files, {"target": str(self)}), self, graph)
+        return Artifact(Bundle("artifact", files, {"target": text}), self, graph)
 
     def __str__(self) -> str:
         return spec.to_spec(self)
+
+
+class Attaching(ABC):
+    """What a target is too whose options name files: its artifacts hold what these say, and open on any machine."""
+
+    @abstractmethod
+    def attached(self) -> tuple[str, Mapping[str, bytes]]:
+        """The target's text without a path in it, and the files that give it its meaning."""
+
+    @classmethod
+    @abstractmethod
+    def from_attached(cls, options: Mapping[str, str], bundle: Bundle) -> Target:
+        """The target that `attached` came from, by the options of its text.
+
+        Raises:
+            PipelineError, ArtifactError: options or files do not make one.
+        """
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where a network goes on a chip.
+
+    Attributes:
+        files: for the artifact.
+        lines: for people.
+        findings: how it stands to limits that only a layout can tell.
+    """
+
+    files: Mapping[str, bytes] = field(default_factory=dict)
+    lines: tuple[str, ...] = ()
+    findings: tuple[Finding, ...] = ()
+
+
+class Laying(ABC):
+    """What a target is too that lays a network out on cores and chips."""
+
+    @abstractmethod
+    def lay_out(self, graph: Graph, x: Samples) -> Layout:
+        """The layout of a constrained graph, by what it does on samples x [N, ...].
+
+        Raises:
+            TargetError: lists all walls that the layout breaks.
+        """
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,9 +216,18 @@ class Artifact:
         if not isinstance(about, dict) or not isinstance(about.get("target"), str):
             raise ArtifactError("target.json names no target", at=folder)
         try:
-            target = spec.from_spec(about["target"], targets)
-        except PipelineError as error:
+            target = _target(about["target"], targets, bundle)
+        except (PipelineError, ArtifactError) as error:
+            why = "; ".join([error.message, *(problem.message for problem in error.problems)])
             raise ArtifactError(
-                f"cannot make its target '{about['target']}': {error.message}", at=folder, hint=error.hint
+                f"cannot make its target '{about['target']}': {why}", at=folder, hint=error.hint
             ) from None
         return cls(bundle, target, graph_from(bundle, "network", graph_from(bundle, "teacher")))
+
+
+def _target(text: str, targets: Mapping[str, type[Target]], bundle: Bundle) -> Target:
+    """The target of an artifact."""
+    named = spec.split_specs(text)
+    if len(named) == 1 and issubclass(made := targets[named[0][0]], Attaching):
+        return made.from_attached(named[0][1], bundle)
+    return spec.from_spec(text, targets)

@@ -18,19 +18,27 @@ from snnc.errors import PipelineError
 from snnc.ir import Graph, Stage
 from snnc.passes import PASSES, LimitFanIn, QuantizeWeights, ThresholdLayerNorm
 from snnc.pipeline import Context, Pass, Pipeline
+from snnc.sim.cores import CORE
 from snnc.targets import TARGETS, DynapSim
+from snnc.targets.dynap_sim.profile import BUILT_IN
 from snnc.train import LTL, TRAINERS
 
 CLASSES = {**PASSES.table, **TRAINERS.table, **TARGETS.table}
 SHARES = st.floats(0.001, 0.999)
 NARROW: dict[tuple[str, str], st.SearchStrategy[Any]] = {
     ("quantize-weights", "bits"): st.integers(2, 8),
+    ("quantize-weights", "core"): st.just(CORE),  # any other goes with per=core only
+    ("quantize-weights", "levels"): st.just("symmetric"),  # the others go with some bits and steps only
     ("quantize-neurons", "bits"): st.integers(2, 16),  # no wider than the accumulator, however wide that is
     ("quantize-neurons", "accumulator"): st.integers(16, 24),
     ("quantize-neurons", "shift"): st.integers(0, 16),
     ("ptl", "bits"): st.integers(2, 8),
-    ("dynap-sim", "bits"): st.integers(2, 8),
-    ("dynap-sim", "guard_bits"): st.integers(0, 16),
+    ("dynap-sim", "profile"): st.sampled_from(BUILT_IN),
+    ("dynap-sim", "bits"): st.none() | st.integers(2, 8),
+    ("dynap-sim", "guard_bits"): st.none() | st.integers(0, 16),
+    ("dynap-sim", "defect_map"): st.just(""),  # a file that exists
+    ("dynap-sim", "sharing"): st.just("physical"),  # the other goes with some presets only
+    ("limit-biases", "bits"): st.integers(2, 8),
     ("threshold-layernorm", "skip"): st.just(0),  # fewer than the steps, however few those are
 }
 """Options with bounds of their own; the rest are fine with any share or any count."""

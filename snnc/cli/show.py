@@ -20,6 +20,7 @@ from snnc.feasibility import Check
 from snnc.inspection import Inspection, NodeRow
 from snnc.pipeline import Progress, silent
 from snnc.report import Ledger, percent
+from snnc.score import ACCURACY, Score
 from snnc.search import Search
 from snnc.sim.cost import Cost
 
@@ -85,6 +86,13 @@ def out() -> Console:
     return console if console.is_terminal else Console(highlight=False, markup=False, width=max(console.width, WIDE))
 
 
+def scored(value: float, score: Score) -> dict[str, Any]:
+    """A score in an object: `accuracy`; None where it is another one, with name and value in `score`."""
+    if score is ACCURACY:
+        return {"accuracy": value}
+    return {"accuracy": None, "score": {"name": score.name, "value": value}}
+
+
 def show_ledger(ledger: Ledger) -> None:
     """The ledger as text; its notes may quote names from the user's files."""
     out().print(printable(str(ledger), 10**6))
@@ -99,14 +107,16 @@ def show_build(made: Build, place: str) -> None:
     show_ledger(made.ledger)
     if made.chips:
         console.print()
-        console.print(chips_table(made.chips))
+        console.print(chips_table(made.chips, made.ledger.score))
     console.print()
     console.print(cost_text(made.cost))
     for finding in made.limits:
         if not finding.ok:
             at = f" at {finding.layer}" if finding.layer else ""
             console.print(f"{finding.limit}{at}: {finding.value:g} of {finding.allowed:g}; {finding.note}")
-    console.print(f"unchecked on the real chip: {', '.join(made.artifact.target.limits.unchecked)}")
+    for line in made.layout.lines:
+        console.print(line)
+    console.print(f"unchecked on the real chip: {', '.join(made.unchecked)}")
     console.print(f"\nwhere it went: {printable(made.diagnosis.summary)}")
     console.print(f"artifact {place}  sha256 {made.artifact.digest}")
 
@@ -136,13 +146,13 @@ def search_text(found: Search) -> str:
     )
 
 
-def chips_table(chips: list[dict[str, Any]]) -> Table:
+def chips_table(chips: list[dict[str, Any]], score: Score) -> Table:
     """One row a device."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("chip", "before", "calibrated"):
         table.add_column(name, justify="right")
     for chip in chips:
-        table.add_row(str(chip["seed"]), percent(chip["before"]), percent(chip["after"]))
+        table.add_row(str(chip["seed"]), score.text(chip["before"]), score.text(chip["after"]))
     return table
 
 

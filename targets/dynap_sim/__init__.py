@@ -1,23 +1,29 @@
 """`dynap-sim`: a simulated mixed-signal chip in the manner of DYNAP-SE2, with an on-chip learning block.
 
-What is modelled: integer weights, a fan-in wall, frozen mismatch per physical part, thermal noise, silenced neurons,
-and online local tandem learning. SE1 and SE2 have no plastic weights: the learning block is a hypothetical one. What
-is not modelled yet is listed as unchecked in the limits: it is neither enforced nor simulated.
+What a chip has is data (`profile`): SE2, SE1, an ideal one, or a user's own. What is modelled: integer weights, a
+fan-in wall, thresholds, leaks, weight steps and direct currents that the neurons of a core share, frozen mismatch per
+physical part, thermal noise, silenced neurons, and online local tandem learning. SE1 and SE2 have no plastic weights:
+the learning block is a hypothetical one. What is not modelled yet is listed as unchecked in the limits: it is neither
+enforced nor simulated.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal
 
-from snnc.artifact import Bundle
-from snnc.errors import PipelineError, TargetError
-from snnc.ir import Graph, Stage
+from snnc import spec
+from snnc.artifact import Bundle, canonical
+from snnc.errors import ArtifactError, PipelineError, TargetError
+from snnc.ir import Graph, Samples
 from snnc.passes import (
     BiasPerStep,
     DropRounding,
     FoldBatchNorm,
+    LimitBiases,
     LimitFanIn,
     PoolNeurons,
     QuantizeWeights,
@@ -25,85 +31,133 @@ from snnc.passes import (
     ReplaceActivation,
     ReplaceMaxPool,
     SeparateLayers,
+    ShareThresholds,
     ThresholdLayerNorm,
 )
-from snnc.passes.quantize_weights import CORE
-from snnc.pipeline import Pipeline
-from snnc.sim.cost import fan_in
-from snnc.target import Artifact, Chip, Finding, Limits, Target
+from snnc.pipeline import Pass, Pipeline
+from snnc.target import Artifact, Attaching, Chip, Finding, Laying, Layout, Limits, Target
 from snnc.train import LTL
 
-from .chip import DynapChip
-from .place import host_readout, place
+from .chip import DynapChip, model
+from .defects import DefectMap
+from .layout import laid_out
+from .limits import findings_of, limits_of, most_bits
+from .mismatch import Excitatory, Preset, Sharing
+from .place import MOST_BITS, host_readout, place
+from .profile import BUILT_IN, Profile, from_json, load_profile
 
-NEURONS = 4 * CORE
-"""Neurons of one DYNAP-SE2: 4 cores."""
-MOST_BITS = 8
+PROFILE, DEFECTS = "profile.json", "defects.csv"
+"""The files of an artifact that hold the chip description and, if there is one, the list of defects."""
 
 
 @dataclass(frozen=True)
-class DynapSim(Target):
+class DynapSim(Target, Attaching, Laying):
     """A simulated mixed-signal chip.
 
     Attributes:
-        steps, bits, epochs: T, weight bits and LTL epochs of the default recipe.
-        fan_in: connections that one neuron can have; 64 CAM words on DYNAP-SE2.
-        mismatch: sigma of every physical part.
+        profile: the chip description: `se2`, `se1`, `ideal`, or the path of a user's own (`.toml`).
+        strict: what the cores share is a wall: a network that needs more is refused. Else it is reported.
+        steps, epochs: T and LTL epochs of the default recipe.
+        bits, fan_in, mismatch, preset, guard_bits: instead of the profile's own; bits of the weights, of which one is
+            the sign; connections (CAM words) of a neuron; sigma of every physical part.
         thermal: sigma of the noise on the summed current, relative, fresh at every step.
         silencing: share of neurons that are dead.
-        rate, width, warm_up, guard_bits, batch: of the learning block; warm_up as a share of the T steps.
+        rate, width, warm_up, batch: of the learning block; warm_up as a share of the T steps.
         code: how the input comes in the default recipe: as a constant current, or as the stream of events that it is.
+        sharing, excitatory: of the mismatch, see `mismatch`; only `ltl` and `buchel` take its sigma.
+        thermal_on, silence, defects, defect_map, jitter: of the noise, see `noise`.
+        tier: discrete neurons, or circuits of differential-pair integrators.
+        learning: the paper's rule, or counters and single writes; p_write is how probable each of these is.
     """
 
     name = "dynap-sim"
 
+    profile: str | Profile = "se2"
+    strict: bool = False
     steps: int = 16
-    bits: int = 4
-    fan_in: int = 64
+    bits: int | None = None
+    fan_in: int | None = None
     epochs: int = 5
-    mismatch: float = 0.2
+    mismatch: float | None = None
     thermal: float = 0.0
     silencing: float = 0.0
     rate: float = 0.1
     width: float = 1.0
     warm_up: float = 0.75
-    guard_bits: int = 7
+    guard_bits: int | None = None
     batch: int = 16
     code: Literal["direct", "events"] = "direct"
+    preset: Preset | None = None
+    sharing: Sharing = "physical"
+    excitatory: Excitatory = "fast"
+    thermal_on: Literal["current", "membrane"] = "current"
+    silence: Literal["frozen", "step"] = "frozen"
+    defects: float = 0.0
+    defect_map: str | DefectMap = ""
+    jitter: int = 0
+    tier: Literal["lif", "dpi"] = "lif"
+    learning: Literal["float", "hardware"] = "float"
+    p_write: float = 1.0
 
     def __post_init__(self) -> None:
         fine = {
             "steps": self.steps >= 1,
-            "bits": 2 <= self.bits <= MOST_BITS,
-            "fan_in": self.fan_in >= 1,
+            "bits": self.bits is None or 2 <= self.bits <= MOST_BITS,
+            "fan_in": self.fan_in is None or self.fan_in >= 1,
             "epochs": self.epochs >= 1,
-            "mismatch": 0 <= self.mismatch <= 1,
+            "mismatch": self.mismatch is None or 0 <= self.mismatch <= 1,
             "thermal": 0 <= self.thermal <= 1,
             "silencing": 0 <= self.silencing < 1,
             "rate": 0 < self.rate < math.inf,
             "width": 0 < self.width < math.inf,
             "warm_up": 0 <= self.warm_up < 1,
-            "guard_bits": 0 <= self.guard_bits <= 16,
+            "guard_bits": self.guard_bits is None or 0 <= self.guard_bits <= 16,
             "batch": self.batch >= 1,
+            "defects": 0 <= self.defects < 1,
+            "jitter": self.jitter >= 0,
+            "p_write": 0 < self.p_write <= 1,
         }
         if bad := [f"{key}={getattr(self, key)}" for key, good in fine.items() if not good]:
             raise PipelineError(f"'{self.name}' cannot work with {', '.join(bad)}")
+        model(self)
+
+    @cached_property
+    def chip(self) -> Profile:
+        """What the chip is: its description, with the options that were given instead."""
+        found = self.profile if isinstance(self.profile, Profile) else load_profile(self.profile)
+        mismatch, learning = found.mismatch, found.learning
+        if self.mismatch is not None:
+            mismatch = replace(mismatch, sigma=self.mismatch)
+        if self.preset is not None:
+            mismatch = replace(mismatch, preset=self.preset)
+        if self.guard_bits is not None:
+            learning = replace(learning, guard_bits=self.guard_bits)
+        room = found.fan_in if self.fan_in is None else self.fan_in
+        return replace(found, fan_in=room, mismatch=mismatch, learning=learning)
+
+    @cached_property
+    def listed(self) -> DefectMap | None:
+        """The defective words that a file lists, if one was given."""
+        if isinstance(self.defect_map, DefectMap):
+            return self.defect_map
+        return DefectMap.read(self.defect_map) if self.defect_map else None
 
     @property
     def limits(self) -> Limits:
-        return Limits(
-            walls={"fan-in": self.fan_in, "weight bits": self.bits},
-            budgets={"neurons per chip": NEURONS},
-            unchecked=(
-                "destinations per neuron",
-                "tags",
-                "thresholds, leaks and gains shared by a core",
-                "biases beyond one bit per neuron",
-                "base currents shared by a core",
-            ),
-        )
+        return limits_of(self.chip, self._most_bits, self.strict)
 
     def pipeline(self) -> Pipeline:
+        chip, common = self.chip, self.chip.shared_per_core
+        tonic = "dc" in common and chip.fan_in > 1
+        bits = self.bits or chip.weight_bits + (chip.weight_coding == "repeated")
+        core = chip.neurons_per_core
+        to_chip: list[Pass] = [LimitFanIn(chip.fan_in - tonic)]
+        if "base_weights" in common or "threshold" in common:
+            to_chip += [QuantizeWeights(bits=bits, per="core", core=core), ShareThresholds(core)]
+        else:
+            to_chip += [QuantizeWeights(bits=bits)]
+        if tonic:
+            to_chip += [LimitBiases("tonic", bits, core)]
         return Pipeline(
             FoldBatchNorm(),
             DropRounding(),
@@ -114,24 +168,12 @@ class DynapSim(Target):
             PoolNeurons(),
             ThresholdLayerNorm(steps=self.steps, code=self.code),
             BiasPerStep(),
-            LimitFanIn(self.fan_in),
-            QuantizeWeights(bits=self.bits),
+            *to_chip,
             LTL(epochs=self.epochs),
         )
 
     def findings(self, graph: Graph) -> list[Finding]:
-        pruned = "limit-fan-in prunes it" if graph.stage is Stage.ANALOG else ""
-        found = [
-            Finding("fan-in", most, self.fan_in, layer, not pruned, pruned if most > self.fan_in else "")
-            for layer, most in fan_in(graph).items()
-        ]
-        for name, constraint in graph.constraints.items():
-            if constraint.bits is not None and graph.feeds(graph.users(name)[0].name, "lif"):
-                found.append(Finding("weight bits", constraint.bits, self.bits, graph.users(name)[0].name))
-        neurons = sum(math.prod(n.type.shape) for n in graph.nodes if n.op in ("relu", "lif"))
-        chips = -(-neurons // NEURONS)
-        note = f"{chips} virtual chips" if chips > 1 else ""
-        return [*found, Finding("neurons per chip", neurons, NEURONS, "", False, note)]
+        return findings_of(graph, self.chip, self._most_bits, self.strict)
 
     def place(self, graph: Graph) -> Graph:
         broken = [f for f in self.findings(graph) if f.wall and not f.ok]
@@ -140,8 +182,33 @@ class DynapSim(Target):
             raise TargetError.gather(f"the network does not fit '{self.name}'", problems, hint=f"'{self.pipeline()}'")
         return place(graph)
 
+    def lay_out(self, graph: Graph, x: Samples) -> Layout:
+        return laid_out(graph, self.chip, self.strict, x)
+
     def load(self, artifact: Artifact, seed: int = 0, state: Bundle | None = None, device: str = "cpu") -> Chip:
         return DynapChip(self, artifact, seed, state, device)
+
+    def attached(self) -> tuple[str, Mapping[str, bytes]]:
+        own = self.profile in BUILT_IN
+        described = load_profile(self.profile) if isinstance(self.profile, str) else self.profile
+        text = str(replace(self, profile=self.profile if own else described, defect_map=""))
+        listed = {} if self.listed is None else {DEFECTS: self.listed.to_bytes()}
+        return text, {PROFILE: canonical(described.to_json()), **listed}
+
+    @classmethod
+    def from_attached(cls, options: Mapping[str, str], bundle: Bundle) -> DynapSim:
+        if "defect_map" in options:
+            raise ArtifactError("names a list of defects outside of it")
+        described = from_json(bundle.json(PROFILE), PROFILE)
+        named = options.get("profile", cls.profile)
+        made = spec.build(cls, {key: value for key, value in options.items() if key != "profile"})
+        ours = named in BUILT_IN and load_profile(str(named)) == described
+        listed = DefectMap.parse(bundle.files[DEFECTS], DEFECTS) if DEFECTS in bundle.files else ""
+        return replace(made, profile=str(named) if ours else described, defect_map=listed)
+
+    @property
+    def _most_bits(self) -> int:
+        return self.bits or most_bits(self.chip)
 
 
 def _broken(finding: Finding) -> str:

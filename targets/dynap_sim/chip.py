@@ -1,10 +1,14 @@
-"""A programmed device: it runs, and it repairs itself by online LTL with targets that the host computes."""
+"""A programmed device: it runs, and it repairs itself by online LTL with targets that the host computes.
+
+What leaves it is what leaves the real chip: spikes, and the potential of one monitored neuron per core.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,20 +21,40 @@ from snnc.ir import Array, Graph, Samples
 from snnc.ir.streams import sample_shape
 from snnc.pipeline import Progress, silent, single
 from snnc.report import Ledger, Row
-from snnc.sim.judge import accuracy
 from snnc.sim.torch import exact, to_tensor
 from snnc.target import Artifact, Chip
 from snnc.train.targets import Targets
 
-from .device import Device
-from .learning import LearningBlock, Rule
+from .counters import CountingBlock
+from .device import Device, Model
+from .dpi import Circuit
+from .learning import Block, LearningBlock, Rule
+from .mismatch import GRID, Mismatch
+from .noise import Noise
 from .place import place
+from .registers import Wear
 
 if TYPE_CHECKING:
     from . import DynapSim
 
 CHUNK = 128
 """Samples that run at once."""
+BLOCKS: dict[str, type[Block]] = {"float": LearningBlock, "hardware": CountingBlock}
+"""The learning block by the option `learning`."""
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """One thread for torch inside: a chip's kernels are small, and threads that wait for each other cost more.
+
+    Chips are many: run them in processes. It also makes a chip the same whatever the number of threads.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 class DynapChip(Chip):
@@ -53,40 +77,65 @@ class DynapChip(Chip):
             raise TargetError(f"a chip's seed is a number from 0, not {seed}")
         self.target, self.artifact, self.seed = target, artifact, seed
         self.graph = place(artifact.graph)
-        self.device = Device(self.graph, seed, target.mismatch, target.thermal, target.silencing, device)
+        self.device = Device(self.graph, seed, model(target), device)
         warm_up = min(int(target.warm_up * self.graph.steps), self.graph.steps - 1)
-        rule = Rule(target.rate, target.width, warm_up, target.guard_bits)
-        self.block = LearningBlock(self.device, rule)
+        learning = target.chip.learning
+        rule = Rule(target.rate, target.width, warm_up, learning.guard_bits, target.p_write, learning)
+        self.block = BLOCKS[target.learning](self.device, rule)
         self._on, self._epochs = device, 0
         if state is not None:
             self._restore(state)
 
-    def run(self, x: Samples, progress: Progress = silent) -> dict[str, Array]:
+    def run(self, x: Samples, progress: Progress = silent, monitor: Sequence[tuple[str, int]] = ()) -> dict[str, Array]:
+        """Outputs [N, ...] by name for inputs x [N, ...].
+
+        Args:
+            monitor: neurons, at most one per core, as their layer and their number in it; their potentials [N, T], in
+                weight steps, are among the outputs as `LAYER[number]`.
+
+        Raises:
+            TargetError: the samples do not fit, or two monitored neurons share a core.
+        """
         name, sample = next(iter(self.graph.inputs)), x.shape[1:]
         want = sample_shape(self.graph, name, sample)
         if not x.shape or sample != want:
             raise TargetError(f"input '{name}' takes samples of shape {list(want)}, not {list(sample)}")
         if len(x) == 0:
             raise TargetError("there are no samples to run")
-        parts: dict[str, list[Array]] = {user: [] for user in self.graph.outputs}
-        with torch.inference_mode(), exact():
+        self._watchable(monitor)
+        parts: dict[str, list[Array]] = {}
+        with torch.inference_mode(), exact(), one_thread():
             for at in range(0, len(x), CHUNK):
                 progress(f"chip {self.seed} runs", at, len(x))
                 stepper = self.device.stepper({name: to_tensor(x[at : at + CHUNK], self._on)}, at // CHUNK)
+                seen: dict[str, list[torch.Tensor]] = {f"{layer}[{i}]": [] for layer, i in monitor}
                 for _ in range(self.graph.steps):
                     stepper.step()
-                for user, value in stepper.outputs().items():
-                    parts[user].append(value.cpu().numpy())
+                    for layer, i in monitor:
+                        seen[f"{layer}[{i}]"].append(stepper.potential[layer].flatten(1)[:, i])
+                made = {**stepper.outputs(), **{user: torch.stack(train, 1) for user, train in seen.items()}}
+                for user, value in made.items():
+                    parts.setdefault(user, []).append(value.cpu().numpy())
         return {user: np.concatenate(found) for user, found in parts.items()}
+
+    def _watchable(self, monitor: Sequence[tuple[str, int]]) -> None:
+        """Refuse to monitor what no core can show."""
+        cores: dict[int, tuple[str, int]] = {}
+        for layer, i in monitor:
+            if layer not in self.device.sites or not 0 <= i < self.device.sites[layer].size:
+                raise TargetError(f"there is no neuron {i} of a layer '{layer}'", hint=", ".join(self.device.sites))
+            core = int(self.device.sites[layer].reshape(-1)[i]) // GRID**2
+            if core in cores:
+                raise TargetError(f"{cores[core]} and {(layer, i)} are both on core {core}, which shows one potential")
+            cores[core] = layer, i
 
     def calibrate(self, data: Data, epochs: int = 1, progress: Progress = silent) -> Ledger:
         data.check(self.artifact.graph)
         ledger = Ledger([self._judged("before", data.validation)])
         for epoch in range(1, epochs + 1):
-            start, before = time.perf_counter(), self.block.writes
+            start = time.perf_counter()
             self._epoch(data.train, progress)
-            cells = sum(r.stored.numel() for r in self.block.registers.values())
-            notes = (f"{(self.block.writes - before) / cells:.1f} writes per cell",)
+            notes = (str(Wear.of(self.block.registers.values())),)
             ledger.add(self._judged(f"epoch {epoch}", data.validation, notes, time.perf_counter() - start))
         return ledger
 
@@ -116,7 +165,7 @@ class DynapChip(Chip):
         self.block.begin(self.seed, self._epochs)
         name = next(iter(self.graph.inputs))
         targets = Targets(self.artifact.graph, _teacher(self.artifact), self._on)
-        with torch.inference_mode(), exact():
+        with torch.inference_mode(), exact(), one_thread():
             for i, (x, wanted) in enumerate(self._pipelined(split, targets)):
                 progress(f"chip {self.seed} calibrates", i * self.target.batch, len(split))
                 self.block.learn(self.device.stepper({name: x}, -self._epochs * 10**6 - i), wanted)
@@ -139,11 +188,23 @@ class DynapChip(Chip):
                 yield ready
 
     def _judged(self, step: str, split: Split, notes: tuple[str, ...] = (), seconds: float = 0.0) -> Row:
-        share = accuracy(single(self.run(split)), split.labels)
-        return Row(step, share, "validation", self.graph.stage, len(self.graph.nodes), {}, notes, True, seconds)
+        value, nodes = split.score.measure(single(self.run(split)), split.labels), len(self.graph.nodes)
+        return Row(step, value, "validation", self.graph.stage, nodes, {}, notes, True, seconds, score=split.score)
 
 
 def _teacher(artifact: Artifact) -> Graph:
     if artifact.graph.teacher is None:
         raise TargetError("the artifact holds no teacher to learn from")
     return artifact.graph.teacher
+
+
+def model(target: DynapSim) -> Model:
+    """What the options of a target say about its devices."""
+    return Model(
+        Mismatch(target.chip.mismatch.preset, target.chip.mismatch.sigma, target.sharing, target.excitatory),
+        Noise(
+            target.thermal, target.thermal_on, target.silencing, target.silence, target.defects, target.listed,
+            target.jitter, target.chip.times.dt,
+        ),
+        Circuit(dt=target.chip.times.dt, t_pulse=target.chip.times.t_pulse) if target.tier == "dpi" else None,
+    )  # fmt: skip

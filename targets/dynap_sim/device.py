@@ -1,27 +1,41 @@
 r"""One simulated mixed-signal device: what mismatch made of the placed network, and its noise while it runs.
 
-Frozen per device, drawn once per physical part from the device's seed (sigma = `mismatch`):
+    synapse      w  -> w * factor          by the sign of w, where the preset tells types of synapses apart
+    bias         b  -> b * factor
+    threshold    theta -> max(|theta * factor|, theta / 10)
+    leak (LIF)   tau -> tau * factor, that is alpha -> alpha ** (1 / factor)
 
-    synapse      w  -> w * (1 + sigma * N)            (LTL section 3.4; Buechel et al. 2021)
-    bias         b  -> b * (1 + sigma * N)
-    threshold    theta -> max(|theta * (1 + sigma * N)|, theta / 10)
-    leak (LIF)   tau -> |tau * (1 + sigma * N)|, that is alpha -> alpha ** (tau / tau')
-
-Mismatch multiplies what is realised, after quantization, and so also the effect of every update. At every step:
-thermal noise on the summed current, I -> I * (1 + thermal * N), and the neurons that are silenced stay silent.
+Factors are frozen (`mismatch`); they multiply what is realised, after quantization, and so also the effect of every
+update. While the device runs: `noise`. Its neurons are those of the discrete executor (tier `lif`) or circuits (`dpi`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from snnc.ir import WEIGHTED, Array, Graph, Node, roles
+from snnc.errors import TargetError
+from snnc.ir import Array, Graph, Node, roles
+from snnc.ir.streams import streamed
 from snnc.sim.stepper import Disturb, Stepper
 from snnc.sim.torch import tensors
+
+from .dpi import Circuit, Neurons
+from .mismatch import LEAST, Mismatch, draw, sequential
+from .noise import Noise, alive, conducting, generator, heated, jittered, losing
+
+
+@dataclass(frozen=True)
+class Model:
+    """How devices differ from what they are set to: mismatch, noise, and circuits in place of discrete neurons."""
+
+    mismatch: Mismatch = field(default_factory=Mismatch)
+    noise: Noise = field(default_factory=Noise)
+    circuit: Circuit | None = None
 
 
 class Device:
@@ -29,63 +43,89 @@ class Device:
 
     Attributes:
         graph: the placed network.
+        sites: where its neurons are, by layer.
         nominal: what the parts are set to, by param name; learning changes it.
-        factor: what mismatch makes of every weight and bias: realised = nominal * factor.
+        factor: what becomes of every weight and bias: realised = nominal * factor, 0 where a synapse never conducts.
+        inhibitory: the same for the negative values of those weights that have factors of their own for them.
+        silent: by layer, 0 for dead neurons; empty without.
     """
 
     def __init__(
-        self, graph: Graph, seed: int, mismatch: float, thermal: float, silencing: float, device: str = "cpu"
+        self, graph: Graph, seed: int, model: Model, device: str = "cpu", sites: Mapping[str, Array] | None = None
     ) -> None:
-        self.graph, self.seed, self.thermal = graph, seed, thermal
+        """Draw the device `seed`.
+
+        Args:
+            sites: by layer of neurons, in its shape: the place of each, core by core; by default sequential.
+
+        Raises:
+            TargetError: input jitter without a stream of events, or a list of defects that cannot be read.
+        """
+        self.graph, self.seed, self.model = graph, seed, model
+        self.sites = sequential(graph) if sites is None else sites
         self.nominal = tensors(graph, device)
-        self.factor: dict[str, Tensor] = {}
         self._device = device
+        if model.noise.jitter and not streamed(graph):
+            raise TargetError(
+                "jitter moves events, and no input is a stream of events", hint="code=events, or jitter=0"
+            )
+        drawn = draw(graph, seed, model.mismatch, self.sites)
+        works = conducting(graph, seed, model.noise, self.sites)
+        self.factor = self._tensors({name: f * works.get(name, np.float32(1)) for name, f in drawn.weight.items()})
+        self.factor |= self._tensors({name: w for name, w in works.items() if name not in drawn.weight})
+        inhibitory = {name: f * works.get(name, np.float32(1)) for name, f in drawn.inhibitory.items()}
+        self.inhibitory = self._tensors(inhibitory)
+        neurons = [n for n in graph.nodes if n.op == "lif"]
+        self._tau, self._refractory = self._tensors(drawn.tau), self._tensors(drawn.refractory)
         self._fixed: dict[str, Tensor] = {}
-        for node in graph.nodes:
-            if node.op in WEIGHTED and node.type.kind == "current":
-                for name in roles(node, graph.params).values():
-                    spread = 1 + mismatch * self._normal(name, graph.params[name].shape)
-                    self.factor[name] = torch.tensor(spread, device=device)
-            elif node.op == "lif":
-                self._fixed |= self._neurons(node, mismatch)
-        self.silent = {n.name: self._silenced(n, silencing) for n in graph.nodes if n.op == "lif" and silencing > 0}
+        for node in neurons:
+            if node.name in drawn.theta:
+                self._fixed |= self._neurons(node, drawn.theta[node.name], drawn.tau[node.name])
+        dead = model.noise.silence == "frozen" and model.noise.silencing > 0
+        self.silent = self._tensors({n.name: alive(seed, n, model.noise.silencing) for n in neurons} if dead else {})
 
     def params(self) -> dict[str, Tensor]:
         """What the parts really do, by param name."""
         realised = {name: self.nominal[name] * factor for name, factor in self.factor.items()}
+        for name, factor in self.inhibitory.items():
+            realised[name] = torch.where(self.nominal[name] < 0, self.nominal[name] * factor, realised[name])
         return {**self.nominal, **self._fixed, **realised}
 
     def stepper(self, x: Mapping[str, Tensor], stream: int) -> Stepper:
         """Start on a batch; `stream` numbers it, so that equal calls see equal noise."""
-        disturb: dict[str, Disturb] = {}
-        if self.thermal > 0:
-            noise = torch.Generator(self._device).manual_seed(int(_rng(self.seed, f"thermal {stream}").integers(2**62)))
+        noise, params = self.model.noise, self.params()
+        if noise.jitter:
+            chance = self._chance("jitter", stream)
+            events = streamed(self.graph)
+            x = {name: jittered(v, noise.jitter, chance) if name in events else v for name, v in x.items()}
+        neurons = None
+        if self.model.circuit is not None:
+            neurons = Neurons(self.graph, self.model.circuit, params, self.nominal, self._tau, self._refractory)
+        return Stepper(self.graph, params, x, self._disturbances(stream), neurons=neurons)
 
-            def heated(node: Node, current: Tensor) -> Tensor:
-                normal = torch.randn(current.shape, generator=noise, device=current.device)
-                return current * (1 + self.thermal * normal)
-
-            disturb["current"] = heated
+    def _disturbances(self, stream: int) -> dict[str, Disturb]:
+        noise, made = self.model.noise, dict[str, Disturb]()
+        if noise.thermal > 0:
+            own = {n.name: roles(n, self.graph.params) for n in self.graph.nodes if n.op == "lif"}
+            theta = {layer: self.nominal[names["theta"]] for layer, names in own.items()}
+            made["current"] = heated(noise, theta, self._chance("thermal", stream))
         if self.silent:
-            disturb["spikes"] = lambda node, spikes: spikes * self.silent[node.name]
-        return Stepper(self.graph, self.params(), x, disturb)
+            made["spikes"] = lambda node, spikes: spikes * self.silent[node.name]
+        elif noise.silencing > 0:
+            made["spikes"] = losing(noise.silencing, self._chance("lost", stream))
+        return made
 
-    def _neurons(self, node: Node, mismatch: float) -> dict[str, Tensor]:
+    def _neurons(self, node: Node, threshold: Array, slower: Array) -> dict[str, Tensor]:
+        """Thresholds and leaks of a layer as mismatch makes them, by param name."""
         names = roles(node, self.graph.params)
         theta, alpha = (self.graph.params[names[role]] for role in ("theta", "alpha"))
-        drawn = np.abs(theta * (1 + mismatch * self._normal(names["theta"], theta.shape)))
-        slower = np.abs(1 + mismatch * self._normal(names["alpha"], alpha.shape)).clip(0.1)
-        made = {names["theta"]: np.maximum(drawn, theta / 10), names["alpha"]: alpha ** (1 / slower)}
-        return {name: torch.tensor(np.asarray(value, np.float32), device=self._device) for name, value in made.items()}
+        made = {names["theta"]: np.maximum(np.abs(theta * threshold), theta * LEAST)}
+        made[names["alpha"]] = alpha ** (1 / slower)
+        return self._tensors(made)
 
-    def _silenced(self, node: Node, share: float) -> Tensor:
-        alive = _rng(self.seed, f"silent {node.name}").random(node.type.shape) >= share
-        return torch.tensor(alive, dtype=torch.float32, device=self._device)
+    def _tensors(self, arrays: Mapping[str, Array]) -> dict[str, Tensor]:
+        found = arrays.items()
+        return {name: torch.tensor(np.asarray(array, np.float32), device=self._device) for name, array in found}
 
-    def _normal(self, name: str, shape: tuple[int, ...]) -> Array:
-        return _rng(self.seed, name).standard_normal(shape, np.float32)
-
-
-def _rng(seed: int, name: str) -> np.random.Generator:
-    """A stream of its own for every part of every device."""
-    return np.random.default_rng([seed, *name.encode()])
+    def _chance(self, kind: str, stream: int) -> torch.Generator:
+        return generator(self.seed, f"{kind} {stream}", self._device)

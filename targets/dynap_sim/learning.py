@@ -1,6 +1,7 @@
-r"""The learning block: online local tandem learning on the chip (LTL eq. 9 to 11).
+r"""The learning block: online local tandem learning on the chip (LTL eq. 9 to 11), in two forms.
 
-At every step t behind the warm-up each neuron i compares its running rate with its target r from the host's ANN:
+`float` (this file) is the paper's. At every step t behind the warm-up each neuron i compares its running rate with its
+target r from the host's ANN:
 
     zeta_i[t] = -(2/t) * (r_i - C_i[t] / t)                       (eq. 11)
     dL/dw_ij  = zeta_i[t] * boxcar(U_i[t]) * S_j[t]                (eq. 10, spikes of the same step)
@@ -14,19 +15,21 @@ Weights are written once per batch, in units of theta as in the offline rule:
 The rate falls as 1/n beyond 64 inputs. Each synapse stores an integer: its level and `guard_bits` more that collect
 small updates; updates are rounded to it stochastically, and the synapse conducts the rounded level. Biases are set in
 their own fine steps, without guard.
+
+`hardware` has no real number in it: `snnc.targets.dynap_sim.counters`.
 """
 
 from __future__ import annotations
 
-import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from snnc.ir import Array, Graph, Node, roles
+from snnc.ir import Graph, Node, roles
 from snnc.ir.streams import streamed
 from snnc.sim.neurons import boxcar
 from snnc.sim.stepper import Stepper
@@ -34,84 +37,79 @@ from snnc.sim.torch import unfold
 from snnc.train.units import rate_share
 
 from .device import Device
-from .place import ANALOG_BITS, synapses
+from .mismatch import onto
+from .profile import Learning, load_profile
+from .registers import Register
 from .unchain import neurons_behind
 
 
 @dataclass(frozen=True)
 class Rule:
-    """The settings of the learning block: learning rate, window p / theta, warm-up steps, guard bits."""
+    """The settings of the learning block.
+
+    Attributes:
+        rate: learning rate, of the float form.
+        width: of the window on the potential, p / theta.
+        warm_up: steps without updates.
+        guard_bits: below a level.
+        p_write: how probable a write is, of the hardware form.
+        counters: bits of its registers and its dead zone.
+    """
 
     rate: float
     width: float
     warm_up: int
     guard_bits: int
+    p_write: float = 1.0
+    counters: Learning = field(default_factory=lambda: load_profile("se2").learning)
 
 
-class Register:
-    """The stored integers of one param, and how they become what the part is set to.
+class Block(ABC):
+    """The registers of all synapses that learn, and the noise of their rounding.
 
     Attributes:
-        stored: int32, in steps of `step`.
+        registers: by param name.
     """
-
-    def __init__(self, graph: Graph, name: str, nominal: Tensor, guard_bits: int) -> None:
-        constraint = graph.constraints[name]
-        self.guard = 1 if constraint.bits == ANALOG_BITS else 2**guard_bits
-        self.top = constraint.top_level * self.guard
-        self.unit = torch.tensor(constraint.scale, device=nominal.device)
-        self.mask = None if constraint.mask is None else torch.tensor(constraint.mask, device=nominal.device)
-        self.stored = (nominal / self.unit * self.guard).round().to(torch.int32)
-
-    def write(self, change: Tensor, noise: torch.Generator) -> int:
-        """Add a change (in the units of the param), rounded stochastically; gives back how many cells changed."""
-        steps = change / self.unit * self.guard
-        if self.mask is not None:
-            steps = steps * self.mask
-        whole = (steps + torch.rand(steps.shape, generator=noise, device=steps.device)).floor()
-        whole = whole.clamp(-(2.0**30), 2.0**30 - 128)  # far beyond the top, and the sum is still an int32
-        new = (self.stored + whole.to(torch.int32)).clamp(-self.top, self.top)
-        if self.mask is not None:
-            new = new * self.mask
-        written = int((new != self.stored).sum())
-        self.stored = new.to(torch.int32)
-        return written
-
-    def restore(self, stored: Array) -> bool:
-        """Take over integers that were read from a file, unless they are none that this param can have."""
-        fits = stored.shape == tuple(self.stored.shape) and stored.dtype == np.int32
-        if not fits or (np.abs(stored.astype(np.int64)) > self.top).any():
-            return False
-        if self.mask is not None and stored[~self.mask.cpu().numpy()].any():
-            return False
-        self.stored = torch.tensor(stored, device=self.stored.device)
-        return True
-
-    def nominal(self) -> Tensor:
-        """What the part is set to: the nearest level."""
-        return (self.stored / self.guard).round() * self.unit
-
-
-class LearningBlock:
-    """Collects the updates of one batch, then writes them."""
 
     def __init__(self, device: Device, rule: Rule) -> None:
         self.device, self.rule = device, rule
         self.registers: dict[str, Register] = {}
-        self._share: dict[str, float] = {}
-        self.writes = 0
-        self._noise = torch.Generator(next(iter(device.nominal.values())).device)
-        self._synapses: dict[str, list[_Plastic]] = {}
+        self.share: dict[str, float] = {}
+        self.noise = torch.Generator(next(iter(device.nominal.values())).device)
+        self.synapses: dict[str, list[Plastic]] = {}
         for neuron in [n for n in device.graph.nodes if n.op == "lif"]:
-            self._synapses[neuron.name] = _Plastic.onto(device.graph, neuron, self._noise.device)
-            for plastic in self._synapses[neuron.name]:
+            self.synapses[neuron.name] = Plastic.onto(device.graph, neuron, self.noise.device)
+            for plastic in self.synapses[neuron.name]:
                 for role, name in roles(plastic.node, device.graph.params).items():
-                    self._share[name] = 1.0 if role == "bias" else rate_share(device.graph, plastic.node)
+                    self.share[name] = 1.0 if role == "bias" else rate_share(device.graph, plastic.node)
                     self.registers[name] = Register(device.graph, name, device.nominal[name], rule.guard_bits)
 
     def begin(self, seed: int, epoch: int) -> None:
-        """Set the rounding noise of an epoch, so that a calibration can be stored and gone on with."""
-        self._noise.manual_seed(int(np.random.default_rng([seed, epoch, *b"rounding"]).integers(2**62)))
+        """Set the rounding noise of an epoch, so that a stored calibration can go on; count writes from 0."""
+        self.noise.manual_seed(int(np.random.default_rng([seed, epoch, *b"rounding"]).integers(2**62)))
+        for register in self.registers.values():
+            register.forget()
+
+    @property
+    def writes(self) -> int:
+        """Writes of all cells since the epoch began."""
+        return sum(int(register.counted.sum()) for register in self.registers.values())
+
+    @abstractmethod
+    def learn(self, stepper: Stepper, targets: Mapping[str, Tensor]) -> None:
+        """Run the batch to its end, learning towards the target rates [N, ...] of every layer, and write."""
+
+    def program(self, name: str) -> None:
+        """Set a part to what its register says."""
+        self.device.nominal[name] = self.registers[name].nominal()
+
+    def theta(self, neuron: Node) -> Tensor:
+        """What the thresholds of a layer are set to."""
+        return self.device.nominal[roles(neuron, self.device.graph.params)["theta"]]
+
+
+class LearningBlock(Block):
+    """The float form: collects the updates of one batch, then writes them."""
 
     def learn(self, stepper: Stepper, targets: Mapping[str, Tensor]) -> None:
         """Run the batch to its end, learning towards the target rates [N, ...] of every layer, and write."""
@@ -123,57 +121,65 @@ class LearningBlock:
                 continue
             for layer, rate in targets.items():
                 error = self._error(stepper, graph[layer], rate, t)
-                for plastic in self._synapses[layer]:
+                for plastic in self.synapses[layer]:
                     for name, part in _gradients(graph, plastic, stepper.values, error).items():
                         sums[name] = sums[name] + part if name in sums else part
         for name, total in sums.items():
-            self.writes += self.registers[name].write(-self.rule.rate * self._share[name] * total, self._noise)
-            self.device.nominal[name] = self.registers[name].nominal()
+            self.registers[name].write(-self.rule.rate * self.share[name] * total, self.noise)
+            self.program(name)
 
     def _error(self, stepper: Stepper, neuron: Node, rate: Tensor, t: int) -> Tensor:
         """theta^2 * zeta * boxcar, averaged over the batch [N, ...]: the gradient in units of theta."""
-        theta = self.device.nominal[roles(neuron, self.device.graph.params)["theta"]]
+        theta = self.theta(neuron)
         zeta = -(2 / t) * (rate - stepper.count[neuron.name] / t)
         return theta.square() * zeta * boxcar(stepper.potential[neuron.name], theta, self.rule.width) / len(rate)
 
 
 @dataclass(frozen=True, eq=False)
-class _Plastic:
-    """Synapses that learn: their node, how large one of their input events is, and the neurons they drive."""
+class Plastic:
+    """Synapses that learn: their node, how large one of their input events is, and the neurons they drive.
+
+    Attributes:
+        direct: whether they read the input as a constant current.
+    """
 
     node: Node
     height: float
     where: Tensor
+    direct: bool
 
     @classmethod
-    def onto(cls, graph: Graph, neuron: Node, device: torch.device) -> list[_Plastic]:
+    def onto(cls, graph: Graph, neuron: Node, device: torch.device) -> list[Plastic]:
         """All that drive a layer of neurons and have levels."""
-        shape = neuron.type.shape
-        numbered = np.arange(math.prod(shape)).reshape(shape)
         found = []
-        for name, where in synapses(graph, graph.values(neuron)[0], numbered):
-            node = graph[name]
+        for node, where in onto(graph, neuron):
             if node.op in ("local", "dense") and roles(node, graph.params)["weight"] in graph.constraints:
                 direct = neurons_behind(graph, node.inputs[0]) == "encode" and not streamed(graph)
                 height = 1 / graph.steps if direct else 1.0
-                found.append(cls(node, height, torch.tensor(where, device=device)))
+                found.append(cls(node, height, torch.tensor(where, device=device), direct))
         return found
 
-
-def _gradients(graph: Graph, plastic: _Plastic, values: Mapping[str, Tensor], error: Tensor) -> dict[str, Tensor]:
-    """Sum over the batch of error times presynaptic event, by param; events are counted in units of their height."""
-    node = plastic.node
-    own, x = roles(node, graph.params), values[node.inputs[0]]
-    error = error.flatten(1)[:, plastic.where]
-    if node.op == "dense":
-        weight = error.T @ x
-    else:
-        out, high, wide, _, *kernel = graph.params[own["weight"]].shape
-        windows = unfold(node, x, (kernel[0], kernel[1]))
+    def products(self, graph: Graph, x: Tensor, flags: Tensor) -> Tensor:
+        """Sum over the batch of `flags` [N, neurons of the layer] times what each synapse reads of x [N, ...]."""
+        flags = flags.flatten(1)[:, self.where]
+        shape = graph.params[roles(self.node, graph.params)["weight"]].shape
+        if self.node.op == "dense":
+            return flags.T @ x
+        out, high, wide, _, *kernel = shape
+        windows = unfold(self.node, x, (kernel[0], kernel[1]))
         group = len(windows)
-        rows = error.reshape(len(x), group, out // group, high * wide).permute(1, 3, 2, 0)
-        weight = (rows @ windows).permute(0, 2, 1, 3).reshape(graph.params[own["weight"]].shape)
-    found = {own["weight"]: weight / plastic.height**2}
+        rows = flags.reshape(len(x), group, out // group, high * wide).permute(1, 3, 2, 0)
+        return (rows @ windows).permute(0, 2, 1, 3).reshape(shape)
+
+    def sums(self, flags: Tensor) -> Tensor:
+        """Sum over the batch of `flags`, for the biases."""
+        return flags.flatten(1)[:, self.where].sum(0)
+
+
+def _gradients(graph: Graph, plastic: Plastic, values: Mapping[str, Tensor], error: Tensor) -> dict[str, Tensor]:
+    """Sum over the batch of error times presynaptic event, by param; events are counted in units of their height."""
+    own, x = roles(plastic.node, graph.params), values[plastic.node.inputs[0]]
+    found = {own["weight"]: plastic.products(graph, x, error) / plastic.height**2}
     if "bias" in own:
-        found[own["bias"]] = error.sum(0)
+        found[own["bias"]] = plastic.sums(error)
     return found

@@ -37,6 +37,11 @@ EXACT = 2**24 // min(FINENESS)
 ANALOG_BITS = 24
 """Bits of an analog setting: more than the sums allow, so never a limit of its own."""
 
+BIT = 1
+"""Bits of a bias that every neuron can switch (pass limit-biases)."""
+MOST_BITS = 8
+"""Bits of a synapse; what has more is an analog setting."""
+
 
 def place(graph: Graph) -> Graph:
     """The placed graph: `local`, `dense` and `scale` synapses in units of their neuron's step, a host read-out.
@@ -55,7 +60,7 @@ def place(graph: Graph) -> Graph:
     constraints: dict[str, Constraint] = {}
     for neuron in [n for n in graph.nodes if n.op == "lif"]:
         try:
-            layer = _Layer(graph, neuron)
+            layer = Layer(graph, neuron)
             made = layer.nodes()
         except TargetError as error:
             problems.append(error)
@@ -75,11 +80,21 @@ def place(graph: Graph) -> Graph:
     return placed
 
 
+def counted(graph: Graph) -> tuple[Layer, ...]:
+    """The layers of neurons of a constrained graph, in the units that the chip would count them in.
+
+    Raises:
+        TargetError: it cannot be placed.
+    """
+    graph = unchained(_integers(graph))
+    return tuple(Layer(graph, node) for node in graph.nodes if node.op == "lif")
+
+
 def _integers(graph: Graph) -> Graph:
     """The graph without level sets of its own: of those only integers that the bits hold fit into a synapse."""
     made, problems = dict(graph.constraints), []
     for name, constraint in graph.constraints.items():
-        if constraint.levels is None or constraint.bits is None:
+        if constraint.levels is None or constraint.bits is None or constraint.bits == BIT:
             continue
         made[name] = replace(constraint, levels=None)
         most = made[name].top_level
@@ -142,7 +157,7 @@ def _delay(graph: Graph, tail: set[str]) -> Mapping[str, Attr]:
     return ends[0].attrs if ends else {}
 
 
-class _Layer:
+class Layer:
     """One layer of neurons and the synapses onto it."""
 
     def __init__(self, graph: Graph, neuron: Node) -> None:
@@ -190,26 +205,27 @@ class _Layer:
         unit = np.zeros(self.neuron.type.shape, np.float32)
         for node in sorted(self.synapses, key=_sets_unit):
             where = self.where[node.name]
-            own = self._own_unit(node, where.shape)
+            own = self.own_unit(node, where.shape)
             mine = unit.reshape(-1)[where] == 0
             unit.reshape(-1)[where[mine]] = own[mine]
         if not (unit > 0).all():
             raise TargetError("these neurons have no weights that set their unit", at=self.neuron.at)
         return unit
 
-    def _own_unit(self, node: Node, shape: tuple[int, ...]) -> Array:
+    def own_unit(self, node: Node, shape: tuple[int, ...]) -> Array:
         """The weight step of a synapse node's neurons, were there no other synapses onto them."""
         if node.op == "avgpool":
             return np.full(shape, abs(_share(self.graph, node)), np.float32)
         if node.op == "scale":
             return np.abs(spread(self.graph.params[roles(node, self.graph.params)["factor"]], shape))
-        return spread(np.broadcast_to(self._step(node).reshape(-1), shape[:1]), shape)
+        return spread(np.broadcast_to(self.step(node).reshape(-1), shape[:1]), shape)
 
-    def _units(self, node: Node) -> Array:
+    def units(self, node: Node) -> Array:
         """The weight step of the neuron behind every output of a synapse node, in its shape."""
         return np.asarray(self.unit.reshape(-1)[self.where[node.name]])
 
-    def _levels(self, node: Node) -> Constraint:
+    def levels(self, node: Node) -> Constraint:
+        """The constraint that a layer's weights obey, one step for each neuron."""
         name = roles(node, self.graph.params)["weight"]
         constraint = self.graph.constraints.get(name)
         if constraint is None or constraint.bits is None:
@@ -219,9 +235,9 @@ class _Layer:
             raise TargetError("its weight steps differ within a neuron", at=node.at)
         return constraint
 
-    def _step(self, node: Node) -> Array:
+    def step(self, node: Node) -> Array:
         """What one spike through a weight of level 1 adds."""
-        return np.asarray(np.asarray(self._levels(node).scale) * np.float32(_reads(self.graph, node)[1]), np.float32)
+        return np.asarray(np.asarray(self.levels(node).scale) * np.float32(_reads(self.graph, node)[1]), np.float32)
 
     def _synapse(self, node: Node) -> Node:
         if node.op == "avgpool":
@@ -229,16 +245,16 @@ class _Layer:
         own = roles(node, self.graph.params)
         shape = node.type.shape
         if node.op == "scale":
-            factor = self._snap(spread(self.graph.params[own["factor"]], shape) / self._units(node))
+            factor = self._snap(spread(self.graph.params[own["factor"]], shape) / self.units(node))
             self.constraints[f"{node.name}.factor"] = Constraint()  # its levels were those of other units
             return self._made(node, "scale", {"factor": factor}, own)
-        level = self._levels(node)
+        level = self.levels(node)
         weight = self.graph.params[own["weight"]]
-        units = self._units(node).reshape(len(weight), -1)
+        units = self.units(node).reshape(len(weight), -1)
         if not (units == units[:, :1]).all():
             raise TargetError("neurons that share its kernel have weight steps that differ", at=node.at)
         unit = units[:, 0].reshape(-1, *[1] * (weight.ndim - 1))
-        step = np.broadcast_to(self._snap(self._step(node) / unit), _per_neuron(weight))
+        step = np.broadcast_to(self._snap(self.step(node) / unit), _per_neuron(weight))
         if (step <= 0).any():
             raise TargetError("its weight steps are below the chip's resolution", at=node.at)
         weight = np.asarray(np.rint(weight / np.asarray(level.scale)) * step, np.float32)
@@ -255,7 +271,7 @@ class _Layer:
         share = np.full((channels, high, wide, 1, *kernel), _share(self.graph, node), np.float32)
         if not node.attrs["count_include_pad"] and any(attr_ints(node, "pads")):
             raise TargetError("an average pool with pads that do not count", at=node.at)
-        weight = self._snap(share / self._units(node).reshape(channels, high, wide, 1, 1, 1))
+        weight = self._snap(share / self.units(node).reshape(channels, high, wide, 1, 1, 1))
         attrs = {k: v for k, v in node.attrs.items() if k not in ("kernel", "count_include_pad")}
         made = replace(node, attrs={**attrs, "group": channels})
         return self._made(made, "local", {"weight": weight}, {})
@@ -265,10 +281,18 @@ class _Layer:
         self.params |= dict(zip(names, values.values(), strict=True))
         if "bias" in own:
             names.append(f"{node.name}.bias")
-            bias = spread(self.graph.params[own["bias"]], node.type.shape) / self._units(node)
-            self.params[names[-1]] = self._snap(bias)
-            self.constraints[names[-1]] = Constraint(ANALOG_BITS, np.array(1 / self.fine, np.float32))
+            self.params[names[-1]], self.constraints[names[-1]] = self._bias(node, own["bias"])
         return replace(node, op=op, inputs=(_reads(self.graph, node)[0], *names))
+
+    def _bias(self, node: Node, name: str) -> tuple[Array, Constraint]:
+        """A bias in weight steps: any multiple of 1/f, or the levels that it was given."""
+        bias = spread(self.graph.params[name], node.type.shape)
+        given = self.graph.constraints.get(name, Constraint())
+        if given.bits is None or given.scale is None or given.bits > MOST_BITS:
+            return self._snap(bias / self.units(node)), Constraint(ANALOG_BITS, np.array(1 / self.fine, np.float32))
+        scale = spread(given.scale, node.type.shape)
+        step = np.maximum(self._snap(scale / self.units(node)), np.float32(1 / self.fine))
+        return np.asarray(np.rint(bias / scale) * step, np.float32), Constraint(given.bits, step, None, given.levels)
 
     def _most(self) -> float:
         """The largest potential that any spikes can lead to, in weight steps."""
@@ -285,6 +309,12 @@ class _Layer:
 
     def _snap(self, values: Array) -> Array:
         return np.asarray(np.rint(values * self.fine) / self.fine, np.float32)
+
+
+def tonic(graph: Graph, bias: str) -> bool:
+    """Whether a bias is a synapse of a channel that always fires: it has integer levels (see pass limit-biases)."""
+    constraint = graph.constraints.get(bias)
+    return constraint is not None and constraint.levels is None and BIT < (constraint.bits or 0) <= MOST_BITS
 
 
 def _sets_unit(node: Node) -> int:

@@ -184,6 +184,8 @@ def _with_factor(
     name = draft.add(old, "own" if shared else "", layer.op, source, attrs=attrs, **params)
     draft.replace(old, name)
     draft.constraints[f"{name}.{role}"] = constraint
+    if "bias" in params:
+        draft.constraints[f"{name}.bias"] = Constraint()  # what was added to it is on no levels
     return draft.finish()
 
 

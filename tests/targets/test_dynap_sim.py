@@ -28,9 +28,12 @@ from snnc.sim.torch import tensors, to_tensor
 from snnc.target import Artifact
 from snnc.targets import DynapSim
 from snnc.targets.dynap_sim.chip import DynapChip
-from snnc.targets.dynap_sim.device import Device
-from snnc.targets.dynap_sim.learning import LearningBlock, Register, Rule
+from snnc.targets.dynap_sim.device import Device, Model
+from snnc.targets.dynap_sim.learning import LearningBlock, Rule
+from snnc.targets.dynap_sim.mismatch import Mismatch
+from snnc.targets.dynap_sim.noise import Noise
 from snnc.targets.dynap_sim.place import EXACT, FINENESS, host_readout, place
+from snnc.targets.dynap_sim.registers import Register
 from tests.targets.networks import NETS, RECIPE, STEPS, constrained, counting, data, exact, images, spikes, teacher
 
 EXAMPLES = Path(__file__).parent.parent.parent / "examples"
@@ -311,9 +314,8 @@ def test_impossible_options(options: dict[str, Any]) -> None:
 
 
 def device(net: str = "plain", seed: int = 0, **noise: float) -> Device:
-    return Device(
-        place(exact(net)), seed, noise.get("mismatch", 0.0), noise.get("thermal", 0.0), noise.get("silencing", 0.0)
-    )
+    spread = Mismatch("ltl", noise.pop("mismatch", 0.0))
+    return Device(place(exact(net)), seed, Model(spread, Noise(**noise)))  # type: ignore[arg-type]
 
 
 def test_without_mismatch_the_parts_do_what_they_are_set_to() -> None:
@@ -346,7 +348,7 @@ def test_mismatch_has_the_sigma_that_was_asked_for() -> None:
 
 def test_thresholds_stay_positive_and_leaks_stay_leaks() -> None:
     recipe = RECIPE.replace("{steps=8}", "{steps=8 alpha=0.9}")
-    made = Device(place(constrained("plain", recipe)), 0, 1.0, 0.0, 0.0)
+    made = Device(place(constrained("plain", recipe)), 0, Model(Mismatch("ltl", 1.0)))
     params = made.params()
     for i in (1, 2, 3):
         nominal = made.nominal[f"relu{i}.theta"]
@@ -354,7 +356,7 @@ def test_thresholds_stay_positive_and_leaks_stay_leaks() -> None:
         alpha = params[f"relu{i}.alpha"]
         assert ((alpha > 0) & (alpha < 1)).all()
         assert float(alpha.std()) > 0.01
-    integrate = Device(place(exact("plain")), 0, 1.0, 0.0, 0.0).params()["relu1.alpha"]
+    integrate = Device(place(exact("plain")), 0, Model(Mismatch("ltl", 1.0))).params()["relu1.alpha"]
     assert (integrate == 1).all(), "what does not leak does not begin to"
 
 
@@ -576,7 +578,7 @@ def test_closed_gates_write_nothing() -> None:
         )
     for name in ("relu1", "relu2", "relu3"):
         graph = edited(graph, name, u0=np.zeros_like(graph.params[f"{name}.u0"]))
-    made = Device(place(graph), 0, 0.0, 0.0, 0.0)
+    made = Device(place(graph), 0, Model(Mismatch("none")))
     block = LearningBlock(made, Rule(1e3, 0.1, 0, 7))
     before = {n: r.stored.clone() for n, r in block.registers.items()}
     with torch.inference_mode():
@@ -609,7 +611,7 @@ def test_rounding_is_stochastic_and_fair() -> None:
 def held_at_the_last_step(steps: int, monkeypatch: pytest.MonkeyPatch) -> int:
     """Bytes of all tensors alive when the last step of a batch begins."""
     graph = replace(exact("plain"), steps=steps)
-    made = Device(place(graph), 0, 0.2, 0.0, 0.0)
+    made = Device(place(graph), 0, Model(Mismatch("ltl", 0.2)))
     block = LearningBlock(made, Rule(0.1, 1.0, 2, 7))
     found: list[int] = []
     real = Stepper.step
@@ -697,7 +699,7 @@ def test_calibration_repairs_a_mismatched_chip(artifact: Artifact, digits: Data)
     assert before.accuracy is not None
     assert after.accuracy is not None
     assert after.accuracy > before.accuracy + 0.05
-    assert "writes per cell" in after.notes[0]
+    assert "writes per synapse (99 %: up to" in after.notes[0]
 
 
 # --- the state of a chip

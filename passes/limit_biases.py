@@ -1,0 +1,154 @@
+r"""Give biases a form that the hardware has. Chips with shared currents have no free bias for every neuron.
+
+In units of each neuron's own weight step (of its threshold, while weights are free) x = b / s, per core:
+
+    dc-bit   x_i -> m_i I,  m_i in {0, 1}, I > 0     every neuron switches the one direct current of its core
+    tonic    x_i -> q_i c,  q_i an integer           a channel that always fires; its synapse is one connection more
+
+    dc-bit   I, m = argmin sum_i (x_i - m_i I)^2: of the largest k biases I is the mean; the best k has the largest
+             (sum of them)^2 / k. Biases below 0 have no current to stand for them and are lost.
+    tonic    c is the one of `RATIOS` * max|x| / (2**(bits-1) - 1) with the smallest squared error. The channel fires
+             c / s times a step, evenly; slow synapses make a constant current of that. One channel a core.
+
+Both become Constraints, so that trainers behind this pass learn within them: a bit is switched when the bias that is
+learned comes near the current. Run it behind bias-per-step: a direct current flows at every step.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from snnc.errors import GraphError, PipelineError
+from snnc.ir import WEIGHTED, Array, Constraint, Graph, Node, Stage, roles
+from snnc.pipeline import Context, Pass
+from snnc.sim.cores import CORE, channels_per_core, filled, weight_steps
+from snnc.sim.reference import per_channel
+
+RATIOS = tuple(1 - i / 40 for i in range(33))
+"""Shares of the largest bias that the tonic grid may end at: 1, 0.975, ... 0.2."""
+SWITCH = np.array([0, 1], np.float32)
+"""The levels of a bias that is a bit."""
+
+
+@dataclass(frozen=True)
+class LimitBiases(Pass):
+    """Make biases bits of a current that a core shares, or synapses of a tonic channel.
+
+    Attributes:
+        method: see above.
+        bits: of a tonic synapse.
+        core: neurons of a core.
+    """
+
+    name = "limit-biases"
+    takes = frozenset({Stage.SPIKING, Stage.CONSTRAINED})
+    gives = Stage.CONSTRAINED
+
+    method: Literal["dc-bit", "tonic"] = "dc-bit"
+    bits: int = 4
+    core: int = CORE
+
+    def __post_init__(self) -> None:
+        if self.core < 1 or not 2 <= self.bits <= 8:
+            raise PipelineError(f"'{self.name}' cannot work with bits={self.bits}, core={self.core}")
+
+    def run(self, graph: Graph, ctx: Context) -> Graph:
+        layers = [node for node in graph.nodes if _biased(graph, node)]
+        problems = [
+            GraphError("its bias comes whole at the first step", at=node.at, hint="run bias-per-step before")
+            for node in layers
+            if node.attrs["bias_at"] != "per-step"
+        ]
+        if problems:
+            raise GraphError.gather("biases are no currents that flow at every step", problems)
+        params: dict[str, Array] = {}
+        constraints: dict[str, Constraint] = {}
+        for node in layers:
+            name = roles(node, graph.params)["bias"]
+            bias = graph.params[name]
+            constraint = self._constraint(bias, _unit(graph, node, bias), _cores(node, bias, self.core))
+            if _like(graph.constraints.get(name), constraint) or not bias.any():
+                continue
+            constraints[name] = constraint
+            params[name] = constraint.project(bias)
+            ctx.note(f"{node.name}: {self._cost(bias, params[name])}")
+        return graph.edit(params=params, constraints=constraints, stage=Stage.CONSTRAINED) if params else graph
+
+    def _constraint(self, bias: Array, unit: Array, cores: Array) -> Constraint:
+        """The levels of a bias, with one current for each core."""
+        values, scale = bias.astype(np.float64) / unit, np.zeros(bias.shape)
+        for core in np.unique(cores):
+            own = values[cores == core]
+            scale[cores == core] = direct_current(own) if self.method == "dc-bit" else tonic_step(own, self.bits)
+        step = np.asarray(scale * unit, np.float32)
+        return Constraint(1, step, None, SWITCH) if self.method == "dc-bit" else Constraint(self.bits, step)
+
+    def _cost(self, before: Array, after: Array) -> str:
+        """Where the biases of a layer went, and how far off they are."""
+        off = float(np.linalg.norm(after - before) / np.linalg.norm(before))
+        on = int(np.count_nonzero(after))
+        if self.method == "tonic":
+            return f"{on} of {before.size} biases are a tonic synapse, one connection more; off by {off:.0%}"
+        lost = int((before < 0).sum())
+        return f"{on} of {before.size} biases are switched on, {lost} below 0 are lost; off by {off:.0%}"
+
+
+def direct_current(values: Array) -> float:
+    """The current I > 0 with the least sum of (x_i - m_i I)^2 over all bits m_i; see above.
+
+    The largest size where no value is above 0: all bits are then off.
+    """
+    ranked = np.sort(values[values > 0])[::-1]
+    if not ranked.size:
+        return float(np.abs(values).max()) or 1.0
+    counts = np.arange(1, len(ranked) + 1)
+    best = int((np.cumsum(ranked) ** 2 / counts).argmax())
+    return float(ranked[: best + 1].mean())
+
+
+def tonic_step(values: Array, bits: int) -> float:
+    """The step c with the least sum of (x_i - q_i c)^2 over integers |q_i| < 2**(bits-1); see above."""
+    top, largest = 2 ** (bits - 1) - 1, float(np.abs(values).max())
+    if not largest:
+        return 1.0
+    steps = np.array(RATIOS) * largest / top
+    levels = np.clip(np.rint(values[None] / steps[:, None]), -top, top)
+    errors = np.square(levels * steps[:, None] - values[None]).sum(axis=1)
+    return float(steps[errors.argmin()])
+
+
+def _biased(graph: Graph, node: Node) -> bool:
+    """Whether a node has a bias that neurons get."""
+    timed = node.op in WEIGHTED and node.type.kind == "current" and "bias" in roles(node, graph.params)
+    return timed and graph.feeds(node.name, "lif")
+
+
+def _cores(node: Node, bias: Array, core: int) -> Array:
+    """The core of every element of a bias: [] or [C] stands for whole channels."""
+    if bias.shape == node.type.shape:
+        return filled(bias.shape, core)
+    return np.arange(bias.size).reshape(bias.shape) // channels_per_core(node.type.shape, core)
+
+
+def _unit(graph: Graph, node: Node, bias: Array) -> Array:
+    """What the core counts in, for every element of a bias: the weight step of its neurons, or their threshold."""
+    steps = weight_steps(graph, node.name)
+    if steps is None:
+        neurons = [user for user in graph.users(node.name) if user.op == "lif"]
+        theta = graph.params[roles(neurons[0], graph.params)["theta"]] if neurons else np.ones((), np.float32)
+        rank = len(node.type.shape)
+        steps = np.array(np.broadcast_to(per_channel(theta, rank), node.type.shape))
+    if bias.shape == steps.shape:
+        return steps
+    return np.asarray(steps.reshape(len(steps), -1)[:, 0] if bias.ndim else steps.reshape(-1)[0])
+
+
+def _like(before: Constraint | None, wanted: Constraint) -> bool:
+    """Whether a bias obeys a constraint of this kind already, of as many bits and with as many cores."""
+    if before is None or before.scale is None or wanted.scale is None:
+        return False
+    same = before.bits == wanted.bits and (before.levels is None) == (wanted.levels is None)
+    return same and before.scale.shape == wanted.scale.shape

@@ -1,0 +1,95 @@
+r"""The learning block in hardware terms: counters, comparators and single steps; no multiplier, no real-valued weight.
+
+Every neuron has (bits and dead zone are the profile's; those of se2 are named)
+
+    C    spike counter, 6 bits                       r    target register, 8 bits: 256 * rate from the host
+    A    teacher accumulator, A[t] = A[t-1] + r      an ideal integrate-and-fire neuron driven by the target
+    E[t] = A[t] - 256 * C[t]                         UP if E > dead zone, DOWN if E < -dead zone (one count, 256)
+    B[t] = |U[t] - theta| < p/2                      a window comparator on the potential, one bit
+
+and at every step behind the warm-up, wherever B and a random bit of the neuron (1 with probability p_write, as of a
+shift register) let it, every synapse that has just received a spike is written by +-1:
+
+    stored <- clip(stored + (UP - DOWN) * S_j[t], -top, top)      stored: the level and its guard bits
+
+The sign is that of -zeta in LTL eq. 11, E = t (r t - C) / t in counts; how large E is does not matter. A bias is a
+synapse whose input is always there. An input that is a constant current has no spikes: its event is a bit that is 1
+with probability |x| / max |x| of the sample, with the sign of x. Counter and accumulator saturate at 63 counts.
+
+The chip learns sample by sample, at once. The simulation runs a batch of samples side by side: all of them see the
+weights from before the batch, and their writes, integers, are added behind it. With batch=1 that is no approximation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from snnc.ir import Node, roles
+from snnc.sim.neurons import gate
+from snnc.sim.stepper import Stepper
+
+from .learning import Block, Plastic
+
+
+class CountingBlock(Block):
+    """The hardware form."""
+
+    @property
+    def one(self) -> int:
+        """A count, in units of the target register."""
+        return int(2**self.rule.counters.target_bits)
+
+    @property
+    def most(self) -> int:
+        """Counts that the counter holds."""
+        return int(2**self.rule.counters.counter_bits - 1)
+
+    def learn(self, stepper: Stepper, targets: Mapping[str, Tensor]) -> None:
+        """Run the batch to its end, writing towards the target rates [N, ...] of every layer."""
+        graph, sums = self.device.graph, dict[str, tuple[Tensor, Tensor]]()
+        registers = {layer: (rate * self.one).round().clamp(0, self.one - 1) for layer, rate in targets.items()}
+        teacher = {layer: torch.zeros_like(rate) for layer, rate in targets.items()}
+        for t in range(1, graph.steps + 1):
+            stepper.step()
+            for layer, register in registers.items():
+                teacher[layer] = (teacher[layer] + register).clamp(max=self.most * self.one)
+                if t > self.rule.warm_up and self.synapses[layer]:
+                    flags = self._flags(stepper, graph[layer], teacher[layer])
+                    lucky = torch.rand(flags.shape, generator=self.noise, device=flags.device)
+                    for plastic in self.synapses[layer]:
+                        self._collect(sums, plastic, stepper, flags, lucky)
+        for name, (net, gross) in sums.items():
+            self.registers[name].add(net, gross)
+            self.program(name)
+
+    def _flags(self, stepper: Stepper, neuron: Node, teacher: Tensor) -> Tensor:
+        """UP - DOWN of every neuron whose window is open: 1, 0 or -1."""
+        error = teacher - self.one * stepper.count[neuron.name].clamp(max=self.most)
+        sign = error.sign() * (error.abs() > self.rule.counters.dead_zone * self.one)
+        return sign * gate(stepper.potential[neuron.name], self.theta(neuron), self.rule.width)
+
+    def _collect(
+        self, sums: dict[str, tuple[Tensor, Tensor]], plastic: Plastic, stepper: Stepper, flags: Tensor, lucky: Tensor
+    ) -> None:
+        """Add the writes of this step to `sums`: by param the sum of their signs, and their number."""
+        graph, own = self.device.graph, roles(plastic.node, self.device.graph.params)
+        events = self._events(stepper.values[plastic.node.inputs[0]], plastic.direct)
+        chosen = flags * (lucky < self.rule.p_write * self.share[own["weight"]])
+        net, gross = plastic.products(graph, events, chosen), plastic.products(graph, events.abs(), chosen.abs())
+        found = {own["weight"]: (net, gross)}
+        if "bias" in own:
+            chosen = flags * (lucky < self.rule.p_write)
+            found[own["bias"]] = plastic.sums(chosen), plastic.sums(chosen.abs())
+        for name, (net, gross) in found.items():
+            before = sums.get(name)
+            sums[name] = (net, gross) if before is None else (before[0] + net, before[1] + gross)
+
+    def _events(self, x: Tensor, direct: bool) -> Tensor:
+        """What has just arrived [N, ...], as 1, 0 or -1."""
+        if not direct:
+            return x.sign()
+        full = x.abs().flatten(1).amax(1).reshape(-1, *[1] * (x.ndim - 1))
+        return x.sign() * (torch.rand(x.shape, generator=self.noise, device=x.device) * full < x.abs())

@@ -1,0 +1,103 @@
+"""Where the neurons of a compiled network go on the chips, what that costs, and how it stands to limits."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from snnc.artifact import canonical, pack
+from snnc.errors import TargetError
+from snnc.ir import Array, Graph, Samples, roles
+from snnc.target import Finding, Layout
+
+from .cores import core_count, cores
+from .energy import Expense
+from .mapping import Mesh, expected_spikes, map_neurons, netlist, traffic, violations
+from .mapping.chips import allowed_words
+from .mapping.netlist import Netlist
+from .place import place
+from .profile import Profile
+
+MAPPING, TRAFFIC = "mapping.safetensors", "traffic.json"
+"""Files of an artifact: the core, chip, words and tags of every neuron; what that costs, core by core."""
+MOST = 2**25
+"""Connections of a network that is laid out; of more, memory would run out."""
+WORDS, TAGS = "destinations per neuron", "tags"
+DIGITS = 5
+"""Digits of a threshold by which neurons are told apart."""
+
+
+def laid_out(graph: Graph, chip: Profile, strict: bool, x: Samples) -> Layout:
+    """The layout of a constrained graph.
+
+    Args:
+        strict: destinations, tags and hops beyond what there are are refused.
+        x: samples [N, ...] that expected spikes are measured on.
+
+    Raises:
+        TargetError: lists all walls that the layout breaks, if `strict`; or that routing would not deliver what the
+            network says.
+    """
+    placed = place(graph)
+    if (size := _connections(placed)) > MOST:
+        return Layout(lines=(f"not laid out on cores: {size:,} weights, more than {MOST:,}",))
+    mesh = Mesh(
+        chip.chips, chip.cores_per_chip, chip.neurons_per_core, chip.fan_in, chip.destinations, chip.monitor_words,
+        chip.tag_bits, chip.hop_range,
+    )  # fmt: skip
+    nets = netlist(placed, expected_spikes(placed, x))
+    mapping = map_neurons(nets, mesh, group=groups(placed, chip))
+    if problems := violations(nets, mapping):
+        if strict:
+            raise TargetError.gather("the network cannot be laid out on the chips", problems)
+    elif wrong := mapping.check(nets):
+        raise TargetError.gather("spikes would not arrive where they should; please report this", wrong)
+    found = traffic(nets, mapping)
+    words, excess = _words(nets, mesh, np.bincount(mapping.words.source, minlength=len(nets.spikes)))
+    highest = int(mapping.words.tag.max(initial=-1)) + 1
+    findings = (
+        Finding(WORDS, words + excess, words, "", strict, "", chip.source("destinations")),
+        Finding(TAGS, highest, mesh.tags, "", strict, "", chip.source("tag_bits")),
+    )
+    expense = Expense.of(found, chip, graph.steps)
+    return Layout(
+        {MAPPING: pack(mapping.arrays()), TRAFFIC: canonical({**found.to_json(), "expense": expense.to_json()})},
+        (*found.lines(), expense.line(graph.steps), *(f"layout: {problem.message}" for problem in problems)),
+        findings,
+    )
+
+
+def groups(placed: Graph, chip: Profile) -> dict[str, Array] | None:
+    """Numbers of groups, by layer of neurons in its shape: neurons of one group can share what a core has one of.
+
+    None where neurons differ more than there are cores: what a core shares is broken anyway, and the limits say so.
+    """
+    if not chip.shared_per_core:
+        return None
+    layers = [node for node in placed.nodes if node.op == "lif"]
+    rows = []
+    for node in layers:
+        own = roles(node, placed.params)
+        values = [placed.params[own[role]] for role in ("theta", "alpha", "u0")]
+        rows.append(np.stack([np.broadcast_to(value, node.type.shape).reshape(-1) for value in values], axis=1))
+    table = np.concatenate(rows).astype(np.float64)
+    rounded = np.array([float(f"{value:.{DIGITS}g}") for value in np.unique(table)])
+    table = rounded[np.searchsorted(np.unique(table), table)]
+    _, number = np.unique(table, axis=0, return_inverse=True)
+    if number.max(initial=0) + 1 > core_count(cores(placed, chip.neurons_per_core)):
+        return None
+    ends = np.cumsum([len(row) for row in rows])[:-1]
+    parts = np.split(number.reshape(-1), ends)
+    return {node.name: part.reshape(node.type.shape) for node, part in zip(layers, parts, strict=True)}
+
+
+def _connections(placed: Graph) -> int:
+    """Weights of all synapses, those that are 0 among them."""
+    layers = [node for node in placed.nodes if node.op in ("local", "dense")]
+    return sum(placed.params[roles(node, placed.params)["weight"]].size for node in layers)
+
+
+def _words(nets: Netlist, mesh: Mesh, sent: Array) -> tuple[int, int]:
+    """The destination words that the neuron nearest to its limit has room for, and by how many it exceeds them."""
+    room = allowed_words(nets, mesh)[: nets.neurons]
+    worst = int(np.argmax(sent[: nets.neurons] - room))
+    return int(room[worst]), int(sent[worst] - room[worst])

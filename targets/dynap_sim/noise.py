@@ -1,0 +1,155 @@
+r"""Noise and defects of a device. What is random follows from the device's seed and the number of the run's batch.
+
+    thermal, of the current    I[t] -> I[t] * (1 + sigma N)                     (LTL section 3.5)
+    thermal, of the membrane   U[t] -> U[t] + sigma * theta * sqrt(dt / 1 ms) * N  (Buchel et al. 2021, code: a standard
+                               deviation of sigma * (V_thresh - V_reset) in every step of 1 ms)
+    silencing, frozen          a share of the neurons never sends a spike      (Buchel et al. 2021)
+    silencing, step            every spike is lost with that probability; the neuron that fired is reset
+                                                                               (LTL section 3.5)
+    defects                    synapses on defective CAM words never conduct: a share of all words of the chip, or those
+                               that a file lists
+    jitter                     what an input stream holds at a step moves by a whole number of steps, uniform in
+                               -jitter to jitter, but not out of the sample
+
+A neuron's synapses take its CAM words in the order of the graph, absent connections none.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from snnc.errors import PipelineError
+from snnc.ir import Array, Graph, Node, roles
+from snnc.sim.stepper import Disturb
+
+from .defects import DefectMap
+from .dpi import step
+from .mismatch import GRID, onto, rng
+
+WORDS = 64
+"""CAM words that are drawn together; neurons of more synapses have several such blocks."""
+
+
+@dataclass(frozen=True)
+class Noise:
+    """What disturbs a device.
+
+    Attributes:
+        thermal: sigma, relative to the current or to the threshold.
+        thermal_on: what it is added to.
+        silencing: share of neurons, or of spikes.
+        silence: whether the same neurons are dead for good, or spikes are lost one by one.
+        defects: share of defective CAM words.
+        defect_map: further defective words.
+        jitter: steps.
+        dt: seconds that one time step stands for.
+    """
+
+    thermal: float = 0.0
+    thermal_on: Literal["current", "membrane"] = "current"
+    silencing: float = 0.0
+    silence: Literal["frozen", "step"] = "frozen"
+    defects: float = 0.0
+    defect_map: DefectMap | None = None
+    jitter: int = 0
+    dt: float = field(default_factory=step)
+
+    def __post_init__(self) -> None:
+        fine = {
+            "thermal": 0 <= self.thermal <= 1,
+            "silencing": 0 <= self.silencing < 1,
+            "defects": 0 <= self.defects < 1,
+            "jitter": self.jitter >= 0,
+            "dt": 0 < self.dt < math.inf,
+        }
+        if bad := [f"{key}={getattr(self, key)}" for key, good in fine.items() if not good]:
+            raise PipelineError(f"no device has {', '.join(bad)}")
+
+
+def generator(seed: int, stream: str, device: str) -> torch.Generator:
+    """The chance of one stream of one device: equal calls, equal noise."""
+    return torch.Generator(device).manual_seed(int(rng(seed, stream).integers(2**62)))
+
+
+def heated(noise: Noise, theta: Mapping[str, Tensor], chance: torch.Generator) -> Disturb:
+    """Thermal noise on the current I[t] of a layer [N, ...]; `theta` by layer."""
+    size = noise.thermal * math.sqrt(noise.dt / 1e-3)
+
+    def disturb(node: Node, current: Tensor) -> Tensor:
+        normal = torch.randn(current.shape, generator=chance, device=current.device)
+        if noise.thermal_on == "membrane":
+            return current + size * theta[node.name] * normal
+        return current * (1 + noise.thermal * normal)
+
+    return disturb
+
+
+def losing(share: float, chance: torch.Generator) -> Disturb:
+    """Every spike [N, ...] is lost with the probability `share`."""
+
+    def disturb(node: Node, spikes: Tensor) -> Tensor:
+        return spikes * (torch.rand(spikes.shape, generator=chance, device=spikes.device) >= share)
+
+    return disturb
+
+
+def alive(seed: int, layer: Node, share: float) -> Array:
+    """1 for neurons that fire, 0 for the share that is dead, in the shape of the layer."""
+    return np.asarray(rng(seed, f"silent {layer.name}").random(layer.type.shape) >= share, np.float32)
+
+
+def jittered(x: Tensor, steps: int, chance: torch.Generator) -> Tensor:
+    """A stream [N, T, ...] whose contents have moved by up to `steps` steps; the totals over T stay."""
+    moved = torch.randint(-steps, steps + 1, x.shape, generator=chance, device=x.device)
+    t = torch.arange(x.shape[1], device=x.device).reshape(1, -1, *[1] * (x.ndim - 2))
+    return torch.zeros_like(x).scatter_add_(1, (t + moved).clamp(0, x.shape[1] - 1), x)
+
+
+def conducting(graph: Graph, seed: int, noise: Noise, sites: Mapping[str, Array]) -> dict[str, Array]:
+    """By weight: True where the synapse sits on a CAM word that works; empty where all do.
+
+    Args:
+        sites: as of `snnc.targets.dynap_sim.mismatch.draw`.
+    """
+    listed = np.zeros((0, 3), np.int64) if noise.defect_map is None else noise.defect_map.of(seed)
+    if noise.defects == 0 and not len(listed):
+        return {}
+    found: dict[str, Array] = {}
+    for neuron in [n for n in graph.nodes if n.op == "lif"]:
+        at = sites[neuron.name].reshape(-1)
+        used = np.zeros(at.size, np.int64)
+        for node, where in onto(graph, neuron):
+            own = roles(node, graph.params)
+            name = own.get("weight", own.get("factor", ""))
+            constraint, param = graph.constraints.get(name), graph.params[name]
+            mask = np.ones(param.shape, bool) if constraint is None or constraint.mask is None else constraint.mask
+            rows, numbers = mask.reshape(where.size, -1), where.reshape(-1)
+            word = rows.cumsum(axis=1) - 1 + used[numbers, None]
+            used[numbers] += rows.sum(axis=1)
+            broken = _broken(seed, noise.defects, listed, at[numbers], int(used.max(initial=1)))
+            bad = np.take_along_axis(broken, word.clip(0), axis=1) & rows
+            found[name] = found.get(name, True) & ~bad.reshape(param.shape)
+    return found
+
+
+def _broken(seed: int, share: float, listed: Array, sites: Array, words: int) -> Array:
+    """[neurons, words] whether a word of the neuron at each site is defective; words in whole blocks."""
+    blocks = -(-words // WORDS)
+    made = np.zeros((len(sites), blocks * WORDS), bool)
+    for core in np.unique(sites // GRID**2):
+        here = np.zeros((GRID**2, blocks * WORDS), bool)
+        if share > 0:
+            drawn = [rng(seed, f"words of core {core}, {b}").random((GRID**2, WORDS)) for b in range(blocks)]
+            here = np.concatenate(drawn, axis=1) < share
+        mine = listed[(listed[:, 0] == core) & (listed[:, 2] < here.shape[1])]
+        here[mine[:, 1], mine[:, 2]] = True
+        rows = sites // GRID**2 == core
+        made[rows] = here[sites[rows] % GRID**2]
+    return made

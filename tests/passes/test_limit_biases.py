@@ -1,0 +1,157 @@
+"""limit-biases: one direct current a core, or a tonic synapse; the best there are, and trainers stay within."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from snnc.errors import GraphError, PipelineError
+from snnc.ir import Array, Constraint, Graph, Stage, to_text, verify
+from snnc.passes import LimitBiases
+from snnc.passes.limit_biases import RATIOS, direct_current, tonic_step
+from snnc.pipeline import Context, Pipeline
+from tests.conftest import Golden
+from tests.graphs import Builder, data_for, mlp
+
+VALUES = st.lists(st.integers(-40, 40).map(lambda i: i / 8), min_size=1, max_size=7).map(np.array)
+
+
+def network(bias: object, scale: Array | None = None, bias_at: str = "per-step", theta: object = 1.0) -> Graph:
+    """Four channels of two neurons."""
+    b = Builder({"x": (2, 2, 1)}, 4)
+    weight = np.ones((4, 2, 1, 1)) * (1.0 if scale is None else scale)
+    b("conv", "conv", b("current", "encode", "x"), weight=weight, bias=bias, bias_at=bias_at)
+    b("lif", "lif", "conv", theta=theta)
+    b("flat", "reshape", "lif", shape=(8,))
+    b("head", "dense", "flat", weight=np.ones((2, 8)), bias=[1, 2], bias_at="per-step")
+    graph = b.graph(b("out", "decode", "head"))
+    if scale is None:
+        return graph
+    return graph.edit(constraints={"conv.weight": Constraint(4, scale)}, stage=Stage.CONSTRAINED)
+
+
+def limited(graph: Graph, **options: object) -> tuple[Graph, list[str]]:
+    ctx = Context()
+    made = LimitBiases(**{"core": 4, **options})  # type: ignore[arg-type]
+    new = made.run(graph, ctx)
+    verify(new)
+    assert made.run(new, Context()) is new, "limited twice is limited once"
+    return new, ctx.notes
+
+
+@given(VALUES)
+def test_no_other_current_and_bits_have_a_smaller_error(values: Array) -> None:
+    current = direct_current(values)
+    assert current > 0
+    mine = np.square(np.minimum(np.abs(values), np.abs(values - current))).sum()
+    for bits in itertools.product((0, 1), repeat=len(values)):
+        on = np.array(bits)
+        best = max((on * values).sum() / max(on.sum(), 1), 0)
+        assert mine <= np.square(values - on * best).sum() + 1e-9
+
+
+@given(VALUES, st.integers(2, 5))
+def test_no_other_ratio_has_a_smaller_error(values: Array, bits: int) -> None:
+    top = 2 ** (bits - 1) - 1
+
+    def error(step: float) -> float:
+        return float(np.square(np.clip(np.rint(values / step), -top, top) * step - values).sum())
+
+    largest = np.abs(values).max() or 1.0
+    least = min(error(ratio * largest / top) for ratio in RATIOS)
+    assert error(tonic_step(values, bits)) <= least + 1e-12
+
+
+def test_every_core_has_one_current_and_every_channel_a_bit() -> None:
+    """Two channels a core: 4 and 2 round to 3 and 3; 1 and -1 to 1 and 0."""
+    new, notes = limited(network([4, 2, 1, -1]))
+    np.testing.assert_allclose(new.params["conv.bias"], [3, 3, 1, 0])
+    constraint = new.constraints["conv.bias"]
+    assert (constraint.bits, list(np.asarray(constraint.levels))) == (1, [0, 1])
+    assert new.stage is Stage.CONSTRAINED
+    assert notes == ["conv: 3 of 4 biases are switched on, 1 below 0 are lost; off by 37%"]
+    np.testing.assert_array_equal(new.params["head.bias"], [1, 2], err_msg="the read-out is on the host")
+
+
+def test_currents_are_equal_in_weight_steps() -> None:
+    """What the chip shares is the current in its own units: b / s, or b / theta while weights are free."""
+    scale = np.array([1, 2, 1, 1], np.float32).reshape(4, 1, 1, 1)
+    new, _ = limited(network([4, 8, 1, 1], scale))
+    np.testing.assert_allclose(new.params["conv.bias"], [4, 8, 1, 1])
+    new, _ = limited(network([4, 8, 1, 1], theta=[1, 2, 1, 1]))
+    np.testing.assert_allclose(new.params["conv.bias"], [4, 8, 1, 1])
+    new, _ = limited(network([4, 8, 1, 1]))
+    np.testing.assert_allclose(new.params["conv.bias"], [6, 6, 1, 1], err_msg="12^2 / 2 is more than 8^2")
+
+
+def test_tonic_synapses_are_integers_of_a_step_per_core() -> None:
+    new, notes = limited(network([7, -3, 0.5, 0.25]), method="tonic")
+    np.testing.assert_allclose(new.params["conv.bias"], [7, -3, 0.5, 0.25], rtol=0.2)
+    constraint = new.constraints["conv.bias"]
+    assert constraint.scale is not None
+    assert (constraint.bits, constraint.levels) == (4, None)
+    assert constraint.scale[0] == constraint.scale[1] != constraint.scale[2] == constraint.scale[3]
+    levels = new.params["conv.bias"] / constraint.scale
+    np.testing.assert_allclose(levels, np.rint(levels), atol=1e-5)
+    assert notes[0].startswith("conv: 4 of 4 biases are a tonic synapse, one connection more; off by ")
+
+
+def test_a_bias_for_every_neuron() -> None:
+    b = Builder({"x": (1, 2, 1)}, 4)
+    bias = np.arange(8).reshape(4, 2, 1)
+    weight = np.ones((4, 2, 1, 1, 1, 1))
+    b("own", "local", b("current", "encode", "x"), weight=weight, bias=bias, bias_at="per-step")
+    b("lif", "lif", "own", theta=[1, 1, 1, 2])
+    graph = b.graph(b("out", "decode", "lif"))
+    new, _ = limited(graph, core=2)
+    np.testing.assert_allclose(new.params["own.bias"][:, :, 0], [[0, 1], [2.5, 2.5], [4.5, 4.5], [6.5, 6.5]])
+    new, _ = limited(graph, core=4)
+    one = (4 + 5 + 3 + 3.5) / 4
+    np.testing.assert_allclose(new.params["own.bias"][2:, :, 0], [[one] * 2, [2 * one] * 2], err_msg="in thresholds")
+
+
+def test_biases_of_zero_stay_free() -> None:
+    graph = network(np.zeros(4))
+    assert limited(graph) == (graph, [])
+
+
+def test_only_below_zero() -> None:
+    new, notes = limited(network([-1, -2, -3, -4]))
+    assert not new.params["conv.bias"].any()
+    assert "0 of 4 biases are switched on, 4 below 0 are lost; off by 100%" in notes[0]
+
+
+def test_charge_at_the_first_step_is_no_current() -> None:
+    with pytest.raises(GraphError, match="its bias comes whole at the first step") as caught:
+        LimitBiases().run(network([1, 2, 3, 4], bias_at="first-step"), Context())
+    assert (caught.value.at, caught.value.hint) == ("conv (conv)", "run bias-per-step before")
+
+
+@pytest.mark.parametrize("options", [{"core": 0}, {"bits": 1}, {"bits": 9}])
+def test_impossible_options(options: dict[str, int]) -> None:
+    with pytest.raises(PipelineError, match="'limit-biases' cannot work with"):
+        LimitBiases(**options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("method", ["dc-bit", "tonic"])
+def test_trainers_learn_within(method: str) -> None:
+    recipe = f"threshold-layernorm{{steps=4}},bias-per-step,limit-biases{{method={method}}}"
+    graph = mlp()
+    start, _ = Pipeline.parse(recipe)(graph, data=data_for(graph))
+    made, _ = Pipeline.parse(recipe + ",ltl{epochs=3 rate=0.05 start=random}")(graph, data=data_for(graph))
+    verify(made)
+    before, after = start.params["dense1.bias"], made.params["dense1.bias"]
+    assert not np.array_equal(before, after), "they must learn"
+    constraint = start.constraints["dense1.bias"]
+    np.testing.assert_array_equal(np.asarray(made.constraints["dense1.bias"].scale), np.asarray(constraint.scale))
+    np.testing.assert_array_equal(constraint.project(after), after)
+
+
+def test_golden_limit_biases(golden: Golden) -> None:
+    graph = network([4, 2, 1, -1])
+    new, notes = limited(graph)
+    golden("\n".join([to_text(graph), to_text(new), *notes, str(new.params["conv.bias"].tolist())]) + "\n")
