@@ -20,19 +20,21 @@ from snnc.train import TRAINERS
 
 ROOT = Path(__file__).parent.parent
 
-LOW = {"errors", "ir", "spec", "report", "sim", "data", "pipeline"}
+LOW = {"errors", "ir", "spec", "report", "score", "signals", "sim", "data", "pipeline"}
 TOP = {*LOW, "artifact", "target", "passes", "train", "targets", "importer"}
 MAY: dict[str, set[str]] = {
     "errors": set(),
     "ir": {"errors"},
     "spec": {"errors"},
-    "report": {"errors", "ir"},
-    "sim": {"errors", "ir"},
+    "signals": {"errors"},
+    "score": {"errors", "ir", "signals"},
+    "report": {"errors", "ir", "score"},
+    "sim": {"errors", "ir", "score"},
     "frames": {"errors", "ir"},
-    "samples": {"errors", "ir"},
-    "data": {"errors", "frames", "ir", "samples"},
+    "samples": {"errors", "ir", "score"},
+    "data": {"errors", "frames", "ir", "samples", "score"},
     "importer": {"errors", "ir"},
-    "pipeline": {"errors", "ir", "spec", "report", "sim", "data"},
+    "pipeline": {"errors", "ir", "spec", "report", "score", "sim", "data"},
     "artifact": {"errors", "ir"},
     "target": {*LOW, "artifact"},
     "passes": LOW - {"report"},
@@ -40,12 +42,13 @@ MAY: dict[str, set[str]] = {
     "targets": {*LOW, "artifact", "target", "passes", "train"},
     "feasibility": {"errors", "importer", "ir", "passes", "pipeline", "target"},
     "inspection": {"ir", "sim"},
-    "trial": {"data", "importer", "ir", "pipeline", "report", "sim", "target"},
+    "population": {"artifact", "data", "errors", "pipeline", "report", "score", "target", "train"},
+    "trial": {"data", "importer", "ir", "pipeline", "population", "report", "sim", "target"},
     "search": {*LOW, "passes", "train"},
-    "provenance": {"data", "importer", "ir", "pipeline", "target"},
+    "provenance": {"data", "importer", "ir", "pipeline", "score", "target"},
     "compiler": {*TOP, "provenance", "search", "trial"},
     "api": {*TOP, "compiler", "feasibility", "inspection", "provenance", "search"},
-    "cli": {*TOP, "feasibility", "inspection", "search", "api", "snnc"},
+    "cli": {*TOP, "feasibility", "inspection", "population", "search", "api", "snnc"},
     "snnc": {*TOP, "feasibility", "api"},
     "__main__": {"cli"},
 }
@@ -287,6 +290,7 @@ def test_the_table_has_no_dead_rows() -> None:
                 "local",
                 "end_to_end",
                 "optimizers",
+                "seen",
                 "per_step",
             },
         ),

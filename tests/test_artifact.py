@@ -129,7 +129,7 @@ def test_arrays_without_any_axis_stay_so() -> None:
 def test_kinds_are_not_mixed_up(tmp_path: Path) -> None:
     Bundle("chip", FILES).write(tmp_path / "state")
     assert dict(Bundle.read(tmp_path / "state", "chip").files) == FILES
-    with pytest.raises(ArtifactError, match="is a chip of format 1, not a artifact of format 1"):
+    with pytest.raises(ArtifactError, match="holds 'chip', format 1, not 'artifact', format 1"):
         Bundle.read(tmp_path / "state", "artifact")
 
 
@@ -289,7 +289,7 @@ def test_only_the_canonical_manifest_counts(place: Path, change: Callable[[dict[
 
 def test_other_formats_are_refused(place: Path) -> None:
     forge(place, lambda m: m.update(format=2))
-    with pytest.raises(ArtifactError, match="is a artifact of format 2"):
+    with pytest.raises(ArtifactError, match="holds 'artifact', format 2"):
         Bundle.read(place, "artifact")
 
 
