@@ -57,8 +57,8 @@ class Spread:
 
     def text(self, score: Score) -> str:
         """Worst, best and deviation in a sentence."""
-        sd = score.text(self.sd).removesuffix(" %")
-        return f"worst {score.brief(self.worst)}, best {score.brief(self.best)}, sd {sd}"
+        sd = f", sd {score.text(self.sd).removesuffix(' %')}" if self.sd else ""
+        return f"worst {score.brief(self.worst)}, best {score.brief(self.best)}{sd}"
 
     def to_json(self) -> dict[str, Any]:
         """Plain data."""

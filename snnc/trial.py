@@ -80,6 +80,6 @@ def on_chips(
     rows = []
     for step, values, seconds in (("chips", found.before, 0.0), ("chips, calibrated", found.after, took)):
         spread = Spread.of(values, found.score)
-        note = f"{spread.text(found.score)}, of {chips} chips on {found.samples} test samples"
+        note = f"{spread.text(found.score)} of {chips} chips on {found.samples} test samples"
         rows.append(Row(step, spread.mean, "test", Stage.PLACED, 0, {}, (note,), True, seconds, score=found.score))
     return found.chips, rows

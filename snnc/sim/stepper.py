@@ -15,19 +15,12 @@ from snnc.errors import GraphError
 from snnc.ir import Graph, Node, roles
 
 from .encoding import totals
-from .neurons import membrane
+from .neurons import fires, membrane
 from .torch import KERNELS, Tensors, biased, delay, encode, largest, per_channel
 
 Disturb = Callable[[Node, Tensor], Tensor]
-Fire = Callable[[Tensor, Tensor], Tensor]
-"""Spikes from U and theta; with a surrogate behind, or without."""
 Neurons = Callable[[Node, Tensor], tuple[Tensor, Tensor]]
 """U[t] and S[t] of a layer from its current I[t]: neurons other than those of `snnc.sim.neurons`, with their state."""
-
-
-def fires(u: Tensor, theta: Tensor) -> Tensor:
-    """1 where U >= theta, without a gradient."""
-    return (u >= theta).to(u.dtype)
 
 
 class Stepper:
@@ -47,18 +40,17 @@ class Stepper:
 
     def __init__(
         self, graph: Graph, params: Tensors, x: Tensors, disturb: Mapping[str, Disturb] | None = None,
-        fire: Fire = fires, detach: bool = False, neurons: Neurons | None = None,
+        neurons: Neurons | None = None,
     ) -> None:  # fmt: skip
         """Set the inputs and go to t = 0.
 
         Args:
             x: inputs [N, ...], or streams of events [N, T, ...], by input name.
             disturb: by `current` and `spikes`: what happens to a neuron's input and to its output at every step.
-            detach: what a layer of neurons hands on carries no gradient; its count does.
             neurons: what fires in place of the neurons of `snnc.sim.neurons`.
         """
         self.graph, self.params, self.disturb = graph, params, dict(disturb or {})
-        self.fire, self.detach, self.neurons = fire, detach, neurons
+        self.neurons = neurons
         self.fired: dict[str, Tensor] = {}
         self.values: dict[str, Tensor] = totals(graph, x)
         self.potential: dict[str, Tensor] = {}
@@ -138,7 +130,7 @@ class Stepper:
         if "spikes" in self.disturb:
             self.fired[node.name] = spikes
             spikes = self.disturb["spikes"](node, spikes)
-        self.potential[node.name], self.values[node.name] = u, spikes.detach() if self.detach else spikes
+        self.potential[node.name], self.values[node.name] = u, spikes
         self.count[node.name] = self.count[node.name] + spikes
 
     def _charge(self, node: Node, current: Tensor) -> tuple[Tensor, Tensor]:
@@ -146,7 +138,7 @@ class Stepper:
         alpha, theta = per_channel(own["alpha"], rank), per_channel(own["theta"], rank)
         last = self.fired.get(node.name, self.values[node.name])
         u = membrane(self.potential[node.name], last, current, alpha, theta, str(node.attrs["reset"]))
-        return u, self.fire(u, theta)
+        return u, fires(u, theta)
 
     def _pool(self, node: Node, spikes: Tensor) -> None:
         """A spike wherever the largest count in the window grows (snnc.sim.reference has the formula)."""

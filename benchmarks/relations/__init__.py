@@ -1,0 +1,1 @@
+"""The relations of the papers of LTL, tandem learning, PTL and SLTT, for benchmarks/rules.py."""
