@@ -27,7 +27,7 @@ from .train.checkpoint import EVERY, Checkpoints
 from .trial import on_chips, on_test_part
 
 COST_SAMPLES = 256
-"""Test samples that costs are averaged over (as tandem learning, section III-B)."""
+"""Samples that costs, and spikes for a layout, are averaged over (as tandem learning, section III-B)."""
 
 
 def target_of(target: str | Target) -> Target:
@@ -142,8 +142,7 @@ def build(
         graph, data=samples, seed=seed, device=device, progress=progress, checkpoints=checkpoints, log=log
     )
     ledger.rows += rows.rows
-    artifact = chosen.compile(snn)
-    layout = _laid_out(chosen, snn, samples)
+    artifact, layout = _laid_out(chosen, snn, samples)
     why = explained(snn, samples, device, progress)
     ledger.rows += on_test_part(model, reading, graph, snn, samples, device, progress)
     population, chip_rows = on_chips(artifact, samples, chips, device, progress)
@@ -182,9 +181,14 @@ def _documented(
     return replace(made.artifact, bundle=replace(bundle, files={**bundle.files, **shown}))
 
 
-def _laid_out(target: Target, snn: Graph, data: Data) -> Layout:
-    """The network on the chip's cores, by its spikes on training samples; nothing where the target has no cores."""
-    return target.lay_out(snn, data.train.take(COST_SAMPLES)) if isinstance(target, Laying) else Layout()
+def _laid_out(target: Target, snn: Graph, data: Data) -> tuple[Artifact, Layout]:
+    """The artifact, with its layout on the chip's cores by spikes on training samples, if the target has cores."""
+    artifact = target.compile(snn)
+    if not isinstance(target, Laying):
+        return artifact, Layout()
+    layout = target.lay_out(snn, data.train.take(COST_SAMPLES))
+    bundle = replace(artifact.bundle, files={**artifact.bundle.files, **layout.files})
+    return replace(artifact, bundle=bundle), layout
 
 
 def checkpoints_of(out: str | Path, every: float = EVERY, facts: Mapping[str, Any] | None = None) -> Checkpoints:

@@ -10,7 +10,7 @@ from snnc import api
 from snnc import data as data_files
 
 from . import show, show_explain
-from .params import READABLE, output_options
+from .params import READABLE, device_option, output_options
 
 
 @click.command()
@@ -20,7 +20,7 @@ from .params import READABLE, output_options
     help="npz, or folder of npy: x_test, y_test or x, y; an artifact holds no samples of its own.",
 )  # fmt: skip
 @click.option("--samples", type=click.IntRange(1), default=256, show_default=True, help="Use only the first so many.")
-@click.option("--device", default="cpu", show_default=True, help="Where torch computes: cpu or cuda.")
+@device_option
 @output_options
 def explain(build: Path, data_path: Path, samples: int, device: str, as_json: bool, quiet: bool) -> None:
     """Split the error of every layer of an artifact into named causes, and say which setting would mend most."""

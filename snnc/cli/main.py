@@ -24,7 +24,16 @@ from snnc.train import TRAINERS, TensorBoard, parallel
 
 from . import show
 from .explain import explain
-from .params import READABLE, Steps, output_options, reading_options, resume_options, scaling_options
+from .params import (
+    READABLE,
+    Steps,
+    device_option,
+    output_options,
+    reading_options,
+    resume_options,
+    sample_options,
+    scaling_options,
+)
 from .population import yield_command
 
 
@@ -37,10 +46,7 @@ def cli() -> None:
 @cli.command("compile")
 @click.argument("model", type=READABLE)
 @click.option("--target", default="dynap-sim", show_default=True, help="Chip and its options: name{key=value}.")
-@click.option(
-    "--data", "data_path", type=READABLE, required=True,
-    help="npz, or folder of npy: x_train, y_train, x_test, y_test or x, y.",
-)  # fmt: skip
+@sample_options
 @click.option("--test", "test_path", type=READABLE, help="Another npz or folder for the test part.")
 @click.option("--pipeline", help="Passes and trainers instead of the target's own recipe.")
 @click.option("--max-drop", type=float, help="Points that conversion may cost: searches T, percentile and bits.")
@@ -48,9 +54,7 @@ def cli() -> None:
 @click.option("--out", type=READABLE, default=Path("build"), show_default=True, help="Folder of the artifact.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--chips", type=click.IntRange(0), default=5, show_default=True, help="Simulated devices to try it on.")
-@click.option("--train-samples", type=click.IntRange(1), help="Use only the first so many.")
-@click.option("--test-samples", type=click.IntRange(1), help="Use only the first so many.")
-@click.option("--device", default="cpu", show_default=True, help="Where torch computes: cpu or cuda.")
+@device_option
 @click.option("--log", type=READABLE, help="Folder of TensorBoard event files: how the training goes.")
 @click.option(
     "--score", type=click.Choice([MSE.name, SI_SDR.name]),
@@ -154,7 +158,7 @@ def inspect(model_or_artifact: Path, as_text: bool, reading: importer.Options, a
 @click.option("--state", type=READABLE, help="What `snnc calibrate --out` stored for that device.")
 @click.option("--outputs", type=READABLE, help="Store the outputs in this npz file.")
 @click.option("--test-samples", type=click.IntRange(1), help="Use only the first so many.")
-@click.option("--device", default="cpu", show_default=True, help="Where torch computes: cpu or cuda.")
+@device_option
 @output_options
 def run(
     build: Path, data_path: Path, chip: int | None, state: Path | None, outputs: Path | None,
@@ -184,17 +188,12 @@ def run(
 
 @cli.command()
 @click.argument("build", type=READABLE)
-@click.option(
-    "--data", "data_path", type=READABLE, required=True,
-    help="npz, or folder of npy: x_train, y_train, x_test, y_test or x, y.",
-)  # fmt: skip
+@sample_options
 @click.option("--chip", type=click.IntRange(0), default=0, show_default=True, help="The device's seed.")
 @click.option("--epochs", type=click.IntRange(1), default=1, show_default=True)
 @click.option("--state", type=READABLE, help="Go on from what an earlier calibration stored.")
 @click.option("--out", type=READABLE, help="Store what the device has learned in this folder.")
-@click.option("--train-samples", type=click.IntRange(1), help="Use only the first so many.")
-@click.option("--test-samples", type=click.IntRange(1), help="Use only the first so many.")
-@click.option("--device", default="cpu", show_default=True, help="Where torch computes: cpu or cuda.")
+@device_option
 @output_options
 def calibrate(
     build: Path, data_path: Path, chip: int, epochs: int, state: Path | None, out: Path | None,

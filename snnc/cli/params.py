@@ -65,6 +65,20 @@ def output_options(command: F) -> F:
     return click.option("--quiet", is_flag=True, help="No progress.")(command)
 
 
+def device_option(command: F) -> F:
+    """--device."""
+    text = "Where torch computes: cpu or cuda."
+    return click.option("--device", default="cpu", show_default=True, help=text)(command)
+
+
+def sample_options(command: F) -> F:
+    """--data of all parts, --train-samples and --test-samples."""
+    for name in ("--test-samples", "--train-samples"):
+        command = click.option(name, type=click.IntRange(1), help="Use only the first so many.")(command)
+    text = "npz, or folder of npy: x_train, y_train, x_test, y_test or x, y."
+    return click.option("--data", "data_path", type=READABLE, required=True, help=text)(command)
+
+
 def resume_options(command: F) -> F:
     """--resume, --restart and --save-every."""
     text = "Go on with a training that was interrupted (or begin, if there is none); or forget it and begin again."

@@ -14,23 +14,18 @@ from snnc.population import Population, Spread, population
 from snnc.train import parallel
 
 from . import show
-from .params import READABLE, output_options
+from .params import READABLE, device_option, output_options, sample_options
 
 
 @click.command("yield")
 @click.argument("build", type=READABLE)
-@click.option(
-    "--data", "data_path", type=READABLE, required=True,
-    help="npz, or folder of npy: x_train, y_train, x_test, y_test or x, y.",
-)  # fmt: skip
+@sample_options
 @click.option("--chips", type=click.IntRange(1), default=50, show_default=True, help="Devices to try.")
 @click.option("--epochs", type=click.IntRange(0), default=1, show_default=True, help="Of calibration.")
 @click.option("--floor", type=float, help="What a device must reach to count: percent of accuracy; else the score.")
 @click.option("--out", type=READABLE, help="Folder for yield.json and the figure yield.svg; kept up to date.")
 @click.option("--restart", is_flag=True, help="Forget the devices that --out holds already; else it goes on.")
-@click.option("--train-samples", type=click.IntRange(1), help="Use only the first so many.")
-@click.option("--test-samples", type=click.IntRange(1), help="Use only the first so many.")
-@click.option("--device", default="cpu", show_default=True, help="Where torch computes: cpu or cuda.")
+@device_option
 @output_options
 def yield_command(
     build: Path, data_path: Path, chips: int, epochs: int, floor: float | None, out: Path | None, restart: bool,

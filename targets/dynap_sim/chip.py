@@ -28,6 +28,7 @@ from snnc.train.targets import Targets
 from .counters import CountingBlock
 from .device import Device, Model
 from .dpi import Circuit
+from .layout import sites
 from .learning import Block, LearningBlock, Rule
 from .mismatch import GRID, Mismatch
 from .noise import Noise
@@ -71,13 +72,13 @@ class DynapChip(Chip):
         """Draw the device `seed` and program it, with what an earlier calibration stored if there is a `state`.
 
         Raises:
-            ArtifactError: the state belongs to another device or another network.
+            ArtifactError: the state, or the artifact's layout, belongs to another device or another network.
         """
         if seed < 0:
             raise TargetError(f"a chip's seed is a number from 0, not {seed}")
         self.target, self.artifact, self.seed = target, artifact, seed
         self.graph = place(artifact.graph)
-        self.device = Device(self.graph, seed, model(target), device)
+        self.device = Device(self.graph, seed, model(target), device, sites(self.graph, artifact.bundle))
         warm_up = min(int(target.warm_up * self.graph.steps), self.graph.steps - 1)
         learning = target.chip.learning
         rule = Rule(target.rate, target.width, warm_up, learning.guard_bits, target.p_write, learning)

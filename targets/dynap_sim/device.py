@@ -59,7 +59,7 @@ class Device:
             sites: by layer of neurons, in its shape: the place of each, core by core; by default sequential.
 
         Raises:
-            TargetError: input jitter without a stream of events, or a list of defects that cannot be read.
+            TargetError: input jitter without a stream of events.
         """
         self.graph, self.seed, self.model = graph, seed, model
         self.sites = sequential(graph) if sites is None else sites

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 
-from snnc.artifact import canonical, pack
-from snnc.errors import TargetError
+from snnc.artifact import Bundle, canonical, pack, unpack
+from snnc.errors import ArtifactError, TargetError
 from snnc.ir import Array, Graph, Samples, roles
 from snnc.target import Finding, Layout
 
 from .cores import core_count, cores
 from .energy import Expense
-from .mapping import Mesh, expected_spikes, map_neurons, netlist, traffic, violations
+from .mapping import Mapping, Mesh, expected_spikes, map_neurons, netlist, traffic, violations
 from .mapping.chips import allowed_words
 from .mapping.netlist import Netlist
+from .mismatch import sites_on
 from .place import place
 from .profile import Profile
 
@@ -64,6 +65,24 @@ def laid_out(graph: Graph, chip: Profile, strict: bool, x: Samples) -> Layout:
         (*found.lines(), expense.line(graph.steps), *(f"layout: {problem.message}" for problem in problems)),
         findings,
     )
+
+
+def sites(placed: Graph, bundle: Bundle) -> dict[str, Array] | None:
+    """The place of every neuron, by layer in its shape, as an artifact's layout has it; None if it has no layout.
+
+    Raises:
+        ArtifactError: the layout is damaged, or another network's.
+    """
+    if MAPPING not in bundle.files:
+        return None
+    try:
+        core = Mapping.from_arrays(unpack(bundle, MAPPING)).core
+    except TargetError as error:
+        raise ArtifactError(f"{MAPPING}: {error.message}") from None
+    shapes = {node.name: node.type.shape for node in placed.nodes if node.op == "lif"}
+    if {name: array.shape for name, array in core.items()} != shapes:
+        raise ArtifactError(f"{MAPPING} is of another network")
+    return sites_on({name: core[name] for name in shapes})
 
 
 def groups(placed: Graph, chip: Profile) -> dict[str, Array] | None:

@@ -15,7 +15,7 @@ A part that is set to v does v * factor, after quantization; so does every updat
 
 A bias that is a synapse of a tonic channel is spread as a synapse. Factors of leaks and refractory periods are at
 least 0.1 in size; thresholds at least a tenth of what they are set to. A factor per neuron belongs to a place on the
-chip (`sites`), so that another network meets the same one there.
+chip (`sites`: the layout's, or sequential ones without), so that another network meets the same one there.
 
 `sharing=shared` draws one factor for all positions of a kernel, as the LTL paper does in software: one per kernel
 weight and one per channel for biases, thresholds and leaks. A chip has no such parts; it is there to compare.
@@ -106,14 +106,28 @@ def draw(graph: Graph, seed: int, mismatch: Mismatch, sites: Mapping[str, Array]
 
 def sequential(graph: Graph) -> dict[str, Array]:
     """Sites for neurons that fill core after core, as `cores` says, and each core in the order of the layer."""
-    found = {}
-    for layer, core in cores(graph, GRID**2).items():
-        if graph[layer].op == "lif":
-            found[layer] = core * GRID**2
-            for one in np.unique(core):
-                here = core == one
-                found[layer][here] += np.arange(np.count_nonzero(here))
-    return found
+    placed = cores(graph, GRID**2)
+    return sites_on({layer: core for layer, core in placed.items() if graph[layer].op == "lif"})
+
+
+def sites_on(placed: Mapping[str, Array]) -> dict[str, Array]:
+    """Sites for neurons on these cores, each filled in the order of the layers; a core of more than 256 neurons has
+    as many arrays as they need.
+
+    Args:
+        placed: by layer of neurons, in its shape, the core of each.
+    """
+    if not placed:
+        return {}
+    core = np.concatenate([array.reshape(-1) for array in placed.values()]).astype(np.int64)
+    order = np.argsort(core, kind="stable")
+    size = np.bincount(core)
+    rank = np.empty(len(core), np.int64)
+    rank[order] = np.arange(len(core)) - np.repeat(np.cumsum(size) - size, size)
+    sites = core * (-(-int(size.max()) // GRID**2) * GRID**2) + rank
+    ends = np.cumsum([array.size for array in placed.values()])[:-1]
+    parts = np.split(sites, ends)
+    return {layer: part.reshape(array.shape) for (layer, array), part in zip(placed.items(), parts, strict=True)}
 
 
 def rng(seed: int, name: str) -> np.random.Generator:

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 import snnc
-from snnc.artifact import unpack
+from snnc.artifact import Bundle, pack, unpack
 from snnc.data import Data
-from snnc.errors import TargetError
+from snnc.errors import ArtifactError, TargetError
 from snnc.ir import Graph
+from snnc.target import Artifact
 from snnc.targets import DynapSim
 from snnc.targets.dynap_sim.energy import Expense
 from snnc.targets.dynap_sim.layout import MAPPING, TRAFFIC, groups, laid_out
@@ -22,6 +23,7 @@ from snnc.targets.dynap_sim.mapping import Mapping, traffic
 from snnc.targets.dynap_sim.mapping.mapping import map_neurons
 from snnc.targets.dynap_sim.mapping.mesh import Mesh
 from snnc.targets.dynap_sim.mapping.netlist import expected_spikes, netlist
+from snnc.targets.dynap_sim.mismatch import sequential, sites_on
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 RECIPE = "fold-batchnorm,threshold-layernorm{steps=4},bias-per-step,limit-fan-in{k=63},"
@@ -47,7 +49,7 @@ def free(data: Data) -> Graph:
 
 def test_what_lies_in_the_artifact_is_the_mapping(shared: Graph, data: Data) -> None:
     made = DynapSim().lay_out(shared, data.train)
-    mapping = Mapping.from_arrays(unpack(snnc.artifact.Bundle("artifact", made.files), MAPPING))
+    mapping = Mapping.from_arrays(unpack(Bundle("artifact", made.files), MAPPING))
     placed = DynapSim().place(shared)
     assert mapping.check(netlist(placed)) == []
     assert {name: core.shape for name, core in mapping.core.items()} == {
@@ -65,9 +67,7 @@ def test_neurons_of_a_core_have_the_same_threshold(shared: Graph, data: Data) ->
     placed = DynapSim().place(shared)
     found = groups(placed, DynapSim().chip)
     assert found is not None
-    mapping = Mapping.from_arrays(
-        unpack(snnc.artifact.Bundle("artifact", DynapSim().lay_out(shared, data.train).files), MAPPING)
-    )
+    mapping = Mapping.from_arrays(unpack(Bundle("artifact", DynapSim().lay_out(shared, data.train).files), MAPPING))
     for name, core in mapping.core.items():
         theta = np.broadcast_to(placed.params[f"{name}.theta"], core.shape)
         for one in np.unique(core):
@@ -102,3 +102,46 @@ def test_energy_by_hand(shared: Graph, data: Data) -> None:
     hot = replace(chip, energy=replace(chip.energy, static=1.0, verified=True))
     assert Expense.of(found, hot, 4).energy == pytest.approx(wanted + 8e-3)
     assert "unverified" not in Expense.of(found, hot, 4).line(4)
+
+
+def with_mapping(artifact: Artifact, mapping: Mapping) -> Artifact:
+    files = {**artifact.bundle.files, MAPPING: pack(mapping.arrays())}
+    return replace(artifact, bundle=replace(artifact.bundle, files=files))
+
+
+def test_a_chip_has_its_neurons_where_the_layout_puts_them(shared: Graph, data: Data) -> None:
+    """A neuron takes the mismatch of its place along; without a layout cores are filled in order."""
+    target = DynapSim(preset="measured")
+    plain = target.compile(shared)
+    made = Mapping.from_arrays(unpack(Bundle("artifact", target.lay_out(shared, data.train).files), MAPPING))
+    turned = replace(made, core={name: (core + 3) % 8 for name, core in made.core.items()})
+    turned = replace(turned, words=replace(made.words, source=made.words.source[:0], chip=made.words.chip[:0],
+                     tag=made.words.tag[:0], start=made.words.start[:1], core=made.words.core[:0]))  # fmt: skip
+    sites = [a.load(7).device.sites for a in (plain, with_mapping(plain, made), with_mapping(plain, turned))]
+    for name, core in made.core.items():
+        np.testing.assert_array_equal(sites[0][name] // 256, sequential(target.place(shared))[name] // 256)
+        np.testing.assert_array_equal(sites[1][name] // 256, core)
+        np.testing.assert_array_equal(sites[2][name] // 256, (core + 3) % 8)
+    every = np.concatenate([array.reshape(-1) for array in sites[2].values()])
+    assert len(np.unique(every)) == len(every)
+    x = data.test.x()
+    ours, theirs = (next(iter(with_mapping(plain, m).load(7).run(x).values())) for m in (made, turned))
+    assert not np.array_equal(ours, theirs)
+
+
+def test_a_layout_of_another_network_is_refused(shared: Graph, data: Data) -> None:
+    made = Mapping.from_arrays(unpack(Bundle("artifact", DynapSim().lay_out(shared, data.train).files), MAPPING))
+    other = replace(made, core={f"{name}.x": core for name, core in made.core.items()})
+    with pytest.raises(ArtifactError, match="is of another network"):
+        with_mapping(DynapSim().compile(shared), other).load(0)
+    arrays = {name: array for name, array in made.arrays().items() if name != "chip"}
+    broken = DynapSim().compile(shared)
+    files = {**broken.bundle.files, MAPPING: pack(arrays)}
+    with pytest.raises(ArtifactError, match="lacks chip"):
+        replace(broken, bundle=replace(broken.bundle, files=files)).load(0)
+
+
+def test_cores_of_more_neurons_than_an_array_have_several() -> None:
+    found = sites_on({"a": np.zeros(300, np.int64), "b": np.ones((2, 5), np.int64)})
+    assert found["a"].tolist() == list(range(300))
+    assert found["b"].reshape(-1).tolist() == list(range(512, 522))

@@ -85,6 +85,8 @@ class Mapping:
         needed = ["chip", "xy", "mesh", *(f"word/{part}" for part in _PARTS)]
         if missing := [name for name in needed if name not in arrays]:
             raise TargetError(f"the mapping lacks {', '.join(missing)}")
+        if odd := sorted(name for name, array in arrays.items() if array.dtype.kind != "i"):
+            raise TargetError(f"the mapping has numbers that are no integers: {', '.join(odd)}")
         core = {name.split("/", 2)[2]: arrays[name] for name in sorted(arrays) if re.match(r"core/\d{6}/", name)}
         words = Words(*(arrays[f"word/{part}"] for part in _PARTS))
         if not core or arrays["mesh"].shape != (len(fields(Mesh)),):

@@ -62,6 +62,7 @@ def test_slots_number_the_cores_of_a_chip(mapping: Mapping) -> None:
     [
         ({"chip": None}, "lacks chip"),
         ({"word/tag": None}, "lacks word/tag"),
+        ({"chip": np.zeros(10, np.float32)}, "no integers: chip"),
         ({"mesh": np.arange(3)}, "of another version"),
         ({"chip": np.zeros(2, np.int32)}, "do not exist|of other chips"),
         ({"xy": np.zeros((9, 2), np.int32)}, "without a place of their own"),
