@@ -23,9 +23,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from conversion import MODELS, OUTPUTS
 
+sys.path.insert(0, str(Path(__file__).parents[1]))  # found when the script is run by its path
 import snnc
+from benchmarks.conversion import MODELS, OUTPUTS
 from snnc import data, spec
 from snnc.pipeline import single
 from snnc.sim.judge import accuracy

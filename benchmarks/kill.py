@@ -1,6 +1,6 @@
 """Kill a compile with SIGKILL at many points, go on with it, and compare the artifacts byte for byte.
 
-    python benchmarks/kill.py [--points 100] [--seed 0]
+    python benchmarks/kill.py [--points 100] [--seed 0] [--pipeline TEXT]
 
 Half of the points are moments drawn over the whole run, the other half calls in the middle of saving a checkpoint:
 before a file is synced, before it gets its name, before its folder is synced, before an old one is deleted. The example
@@ -40,8 +40,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--points", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--pipeline", default=PIPELINE, help=f"by default {PIPELINE}")
     options = parser.parse_args()
-    points, seed = options.points, options.seed
+    points, seed, text = options.points, options.seed, options.pipeline
     graph = snnc.load(EXAMPLES / "digits_cnn.onnx")
     data = load_data(EXAMPLES / "digits.npz", train_samples=200, test_samples=50)
     rng = np.random.default_rng(seed)
@@ -50,7 +51,7 @@ def main() -> None:
         place = Path(folder)
         start = time.monotonic()
         calls = place / "calls"
-        ended(forked(lambda: compiled(graph, data, place / "whole", lambda count: calls.write_text(str(count)))))
+        ended(forked(lambda: compiled(graph, data, text, place / "whole", lambda count: calls.write_text(str(count)))))
         seconds, saving = time.monotonic() - start, int(calls.read_text())
         wanted = contents(place / "whole")
         print(f"undisturbed {seconds:.1f} s, {saving} calls while saving")
@@ -61,12 +62,12 @@ def main() -> None:
             while not died:
                 moment /= 2  # it had ended before, if this is not the first time
                 shutil.rmtree(out, ignore_errors=True)
-                process = forked(lambda out=out, call=call: compiled(graph, data, out, suicide(call)))  # type: ignore[misc]
+                process = forked(lambda out=out, call=call: compiled(graph, data, text, out, suicide(call)))  # type: ignore[misc]
                 if not call:
                     time.sleep(moment)
                     os.kill(process, signal.SIGKILL)
                 died = ended(process) == -signal.SIGKILL
-            ended(forked(lambda out=out: compiled(graph, data, out, suicide(0))))  # type: ignore[misc]
+            ended(forked(lambda out=out: compiled(graph, data, text, out, suicide(0))))  # type: ignore[misc]
             equal = contents(out) == wanted and not Path(f"{out}.checkpoints").exists()
             same += equal
             where = f"call {call}" if call else f"{moment:.2f} s"
@@ -75,7 +76,7 @@ def main() -> None:
     sys.exit(same != points)
 
 
-def compiled(graph: snnc.Graph, data: Data, out: Path, saving: Callable[[int], object]) -> None:
+def compiled(graph: snnc.Graph, data: Data, text: str, out: Path, saving: Callable[[int], object]) -> None:
     """Compile, and go on if something is left; `saving` is told the number of every call that saves."""
     count = 0
 
@@ -90,7 +91,7 @@ def compiled(graph: snnc.Graph, data: Data, out: Path, saving: Callable[[int], o
 
     for home, name in SAVING:
         setattr(home, name, watched(getattr(home, name)))
-    api.build(graph, data=data, out=out, pipeline=PIPELINE, chips=0, resume=True, save_every=0)
+    api.build(graph, data=data, out=out, pipeline=text, chips=0, resume=True, save_every=0)
 
 
 def suicide(at: int) -> Callable[[int], None]:

@@ -23,6 +23,7 @@ import snnc
 from snnc.data import Data
 from snnc.ir import Graph
 from snnc.pipeline import Context, Pass, Pipeline
+from snnc.spec import from_spec
 from snnc.train import TRAINERS
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -85,12 +86,12 @@ def peak(rule: Pass, graph: Graph, data: Data) -> int:
     return saved.peak
 
 
-def one_update(name: str, ann: Graph, data: Data, steps: int) -> int:
+def one_update(text: str, ann: Graph, data: Data, steps: int) -> int:
     """The most bytes that one update of a rule holds, on all samples at once; each stage's, of one with stages."""
-    cls = TRAINERS[name]
-    known = {field.name for field in fields(cls)}
+    asked = from_spec(text, TRAINERS)
+    known = {field.name for field in fields(asked)}
     options = {"epochs": 1, "batch": len(data.train), "steps": steps}
-    rule = cls(**{key: value for key, value in options.items() if key in known})
+    rule = replace(asked, **{key: value for key, value in options.items() if key in known})  # type: ignore[type-var]
     lowering = Pipeline.parse(LOWERING.format(steps=steps)) if "steps" not in known else Pipeline()
     return peak(rule, lowering(ann, data=data)[0], data)
 
@@ -106,7 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"MB saved for backward, batch of {chosen.samples}")
     print(f"| rule | {' | '.join(f'T = {steps}' for steps in chosen.steps)} |")
     print(f"| --- |{' --- |' * len(chosen.steps)}")
-    for name in chosen.rules or TRAINERS:
+    for name in chosen.rules or (*TRAINERS, "sltt{chunk=1}", "ltl-online{chunk=1}"):
         found = [one_update(name, ann, data, steps) / 1e6 for steps in chosen.steps]
         print(f"| `{name}` | {' | '.join(f'{size:.2f}' for size in found)} |", flush=True)
 

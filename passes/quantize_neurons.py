@@ -9,7 +9,8 @@ hardware shifts weights before it adds them (Loihi: by 6); thresholds and biases
 step is small and its rounding counts T times: of 98 % of the digits example f = 0 leaves 57 %, f = 4 96 %. What any sum
 can reach is bounded by intervals (`snnc.sim.bounds`). Below 2**24 all executors add integers exactly, and so does
 hardware whose accumulators are as wide as stated. Leaks are left as they are: a neuron with alpha < 1 is bounded, but
-no integer; nor are the currents of an encoded input.
+no integer; nor are the currents of an encoded input. A bias that limit-biases has put on levels (a switched current, a
+tonic synapse) stays on them: what is rounded is its step c, b' = (b / c) max(round(c / s), 1).
 
 Refused: weights without integer levels, layers that meet at a neuron with steps of their own, pools and scales (what
 they make of spikes is no integer). The read-out is left to the host. Run it last: a trainer takes T * theta for what a
@@ -70,7 +71,7 @@ class QuantizeNeurons(Pass):
             try:
                 layers = [_plain(graph, layer) for layer in _onto(graph, graph.values(neuron)[0], neuron)]
                 unit = _unit(graph, layers, neuron) / 2.0**self.shift
-                made = self._integers(graph, layers, neuron, unit)
+                made, steps = self._integers(graph, layers, neuron, unit)
             except GraphError as error:
                 problems.append(error)
                 continue
@@ -80,6 +81,7 @@ class QuantizeNeurons(Pass):
                 if name in params and not np.array_equal(params[name], made[name])
             ]
             params |= made
+            constraints |= steps
             for weight in (roles(layer, graph.params)["weight"] for layer in layers):
                 before = graph.constraints[weight]
                 scale = np.full_like(np.asarray(before.scale), 2.0**self.shift)
@@ -91,16 +93,27 @@ class QuantizeNeurons(Pass):
         self._prove(new, ctx)
         return new
 
-    def _integers(self, graph: Graph, layers: list[Node], neuron: Node, unit: Array) -> dict[str, Array]:
-        """The params of the layers and of their neurons in units, [O]; biases, thresholds, starts within the width."""
+    def _integers(
+        self, graph: Graph, layers: list[Node], neuron: Node, unit: Array
+    ) -> tuple[dict[str, Array], dict[str, Constraint]]:
+        """The params of the layers and of their neurons in units, [O]; biases, thresholds, starts within the width.
+
+        Also the constraints of biases that are on levels.
+        """
         weights: dict[str, Array] = {}
         analog: dict[str, Array] = {}
+        constraints: dict[str, Constraint] = {}
         for layer in layers:
             own = roles(layer, graph.params)
             scale = np.asarray(graph.constraints[own["weight"]].scale)
             weights[own["weight"]] = np.rint(graph.params[own["weight"]] / scale) * 2.0**self.shift
             if "bias" in own:
-                analog[own["bias"]] = _per(graph.params[own["bias"]], unit)
+                bias, given = graph.params[own["bias"]], graph.constraints.get(own["bias"], Constraint())
+                analog[own["bias"]] = _per(bias, unit)
+                if given.scale is not None:
+                    step = np.maximum(_per(given.scale, unit), 1)
+                    analog[own["bias"]] = np.rint(bias / given.scale) * step
+                    constraints[own["bias"]] = replace(given, scale=np.asarray(step, np.float32))
         own = roles(neuron, graph.params)
         analog |= {own[role]: _per(graph.params[own[role]], unit) for role in ("theta", "u0")}
         analog[own["theta"]] = np.maximum(analog[own["theta"]], 1)
@@ -108,7 +121,8 @@ class QuantizeNeurons(Pass):
         if wide := [f"{name} {np.abs(a).max():.0f}" for name, a in analog.items() if np.abs(a).max() > top]:
             why = f"{self.bits} bits hold up to {top}: {', '.join(wide)}"
             raise GraphError(why, at=neuron.at, hint="more bits or a smaller shift")
-        return {name: np.asarray(array, np.float32) for name, array in {**weights, **analog}.items()}
+        made = {name: np.asarray(array, np.float32) for name, array in {**weights, **analog}.items()}
+        return made, constraints
 
     def _prove(self, graph: Graph, ctx: Context) -> None:
         """Refuse layers whose membrane may leave the accumulator; note how wide the widest must be."""

@@ -19,7 +19,8 @@ The search for base currents alternates two steps, neither of which raises the e
 
     m_j = the mask whose sum is nearest to |w_j|            c = (M^T M)^-1 M^T |w|   (as long as that stays positive)
 
-from binary currents s * (1, 2, 4, ...) at each of `RATIOS`; the best end wins.
+from binary currents s * (1, 2, 4, ...) at each of `RATIOS`; the best end wins. What is found is put onto the settings
+of a bias generator of 8 bits, multiples of 1/255 of the largest current, so that chips can hold exactly these.
 
 The levels become a Constraint: before a trainer this is quantization-aware training (the trainer sees the rounded
 weights and moves the real ones), after it post-training quantization. The read-out is left alone unless `readout` asks
@@ -54,6 +55,9 @@ ROUNDS = 30
 
 QUANTILES = 8192
 """Of more weights than this, base currents are searched for so many quantiles."""
+
+SETTINGS = 256
+"""Settings of a current, 0 among them, as the bias generators of DYNAP-SE and DYNAP-SE2 have within a range."""
 
 
 @dataclass(frozen=True)
@@ -129,8 +133,9 @@ class QuantizeWeights(Pass):
         """The levels in units of the step (None: the integers of so many bits), and the step."""
         if self.levels == "base-currents":
             currents = base_currents(np.abs(weight[weight != 0]), self.bits)
-            step = np.full((1,) * weight.ndim, currents.max(), np.float32)
-            return _signed(_sums(currents / currents.max())), step
+            finest = currents.max() / (SETTINGS - 1)
+            step = np.full((1,) * weight.ndim, finest * SETTINGS, np.float32)
+            return _signed(_sums(settings(currents / finest)) / SETTINGS), step
         powers = _signed(2.0 ** np.arange(2 ** (self.bits - 1) - 1)) if self.levels == "power-of-two" else None
         return powers, self._step(weight, powers, first)
 
@@ -205,6 +210,23 @@ def base_currents(sizes: Array, count: int) -> Array:
                 break
             currents = found
     return np.sort(best)
+
+
+def settings(currents: Array) -> Array:
+    """Integers from 1 to `SETTINGS` - 1 near to ascending currents in units of the finest, with different subset sums.
+
+    From the largest down, each takes the nearest integer that makes no sum of those before twice; where none is left,
+    the nearest.
+    """
+    found, sums = np.zeros(len(currents)), np.zeros(1)
+    free = np.arange(1, SETTINGS)
+    for i in reversed(range(len(currents))):
+        near = free[np.argsort(np.abs(free - currents[i]), kind="stable")]
+        apart = np.abs(sums[:, None] - sums).reshape(-1)
+        new = near[~np.isin(near, apart)]
+        found[i] = new[0] if len(new) else near[0]
+        sums = np.unique(np.concatenate([sums, sums + found[i]]))
+    return np.sort(found)
 
 
 def _masks(count: int) -> Array:

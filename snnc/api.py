@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
 
 from . import feasibility, importer
 from .artifact import Bundle
@@ -29,7 +28,7 @@ from .pipeline import Pipeline, Progress, silent, single
 from .provenance import scaling_of as scaling_of
 from .provenance import score_of as score_of
 from .search import planned
-from .sim import reference
+from .sim import placement, reference
 from .sim import torch as torch_executor
 from .sim.cost import Cost, measure
 from .sim.diagnosis import diagnose
@@ -186,11 +185,8 @@ def resumable(out: str | Path) -> Iterator[None]:
 
 
 def check_device(device: str) -> None:
-    """Refuse a device that torch cannot compute on."""
-    try:
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise PipelineError(f"torch cannot compute on '{device}': {str(error).splitlines()[0]}", hint="cpu") from None
+    """Refuse devices that torch cannot compute on, see `snnc.sim.placement`."""
+    placement.check(device)
 
 
 def save_arrays(path: str | Path, arrays: Mapping[str, Array]) -> None:

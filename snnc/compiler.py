@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from .data import load as load_data
 from .errors import PipelineError
 from .importer.options import DEFAULT
 from .ir import Graph, Stage
-from .pipeline import Log, Pipeline, Progress, explained, judged, silent
+from .pipeline import Log, Pass, Pipeline, Progress, explained, judged, silent
 from .provenance import provenance, version
 from .report import Ledger, page
 from .search import Search, planned, search
@@ -22,7 +22,7 @@ from .sim.cost import Cost, measure
 from .sim.findings import Diagnosis, Unexplained
 from .target import Artifact, Finding, Laying, Layout, Target
 from .targets import TARGETS
-from .train import parallel
+from .train import Trainer, parallel
 from .train.checkpoint import EVERY, Checkpoints
 from .trial import on_chips, on_test_part
 
@@ -139,7 +139,14 @@ def build(
     found = None if goal is None else search(recipe, graph, samples, goal, seed=seed, device=device, progress=progress)
     recipe = recipe if found is None else found.pipeline
     snn, rows = recipe(
-        graph, data=samples, seed=seed, device=device, progress=progress, checkpoints=checkpoints, log=log
+        graph,
+        data=samples,
+        seed=seed,
+        device=device,
+        progress=progress,
+        checkpoints=checkpoints,
+        log=log,
+        ask=_placeable(chosen, recipe),
     )
     ledger.rows += rows.rows
     artifact, layout = _laid_out(chosen, snn, samples)
@@ -179,6 +186,18 @@ def _documented(
         "report.html": page(made.ledger, report, bundle.facts).encode(),
     }
     return replace(made.artifact, bundle=replace(bundle, files={**bundle.files, **shown}))
+
+
+def _placeable(target: Target, recipe: Pipeline) -> Callable[[Pass, Graph], None]:
+    """Refuses, before a training, what the target could not take behind it; unless other passes still follow."""
+    last = max((i for i, step in enumerate(recipe.passes) if not isinstance(step, Trainer)), default=-1)
+    training = recipe.passes[last + 1 :]
+
+    def ask(step: Pass, graph: Graph) -> None:
+        if training and step is training[0] and graph.stage is Stage.CONSTRAINED:
+            target.place(graph)
+
+    return ask
 
 
 def _laid_out(target: Target, snn: Graph, data: Data) -> tuple[Artifact, Layout]:

@@ -18,6 +18,7 @@ from .errors import PipelineError
 from .ir import Array, Graph, Stage, verify
 from .report import Ledger, Row
 from .score import ACCURACY, Score
+from .sim import placement
 from .sim import torch as executor
 from .sim.diagnosis import diagnose, layers, obstacle
 from .sim.findings import Diagnosis, Unexplained
@@ -115,11 +116,13 @@ class Pass(ABC):
         name: on the command line, and of the file that holds the class.
         takes: the stages of the graphs it accepts.
         gives: the stage of what it makes; None: the stage of what it got.
+        splits: it can work with a graph that lies on several devices (`snnc.sim.placement`); else it gets the first.
     """
 
     name: ClassVar[str]
     takes: ClassVar[frozenset[Stage]]
     gives: ClassVar[Stage | None] = None
+    splits: ClassVar[bool] = False
 
     @abstractmethod
     def run(self, graph: Graph, ctx: Context) -> Graph:
@@ -194,6 +197,7 @@ class Pipeline:
         progress: Progress = silent,
         checkpoints: Keeper | None = None,
         log: Log | None = None,
+        ask: Callable[[Pass, Graph], None] | None = None,
     ) -> tuple[Graph, Ledger]:
         """Run every pass, verify after each, and judge each on the validation samples; no pass sees the test part.
 
@@ -201,6 +205,7 @@ class Pipeline:
             checkpoints: where trainers keep how far they are: `snnc.train.Checkpoints(folder)`. Those that lie there
                 are gone on from.
             log: whom trainers tell how they go: `snnc.train.TensorBoard(folder)`.
+            ask: is shown every pass and its graph before it runs, and may refuse by raising.
 
         Raises:
             SnncError: of the pass that failed; any error has a note of which one and what ran before it.
@@ -213,11 +218,14 @@ class Pipeline:
         ledger = Ledger()
         for i, step in enumerate(self.passes):
             progress(step.name, i, len(self.passes))
-            ctx = Context(data, teacher, seed, device, progress, checkpoints=checkpoints, log=log)
+            own = device if step.splits else placement.first(device)
+            ctx = Context(data, teacher, seed, own, progress, checkpoints=checkpoints, log=log)
             if checkpoints is not None:
                 checkpoints.after(",".join(map(str, self.passes[:i])))
             start = time.perf_counter()
             try:
+                if ask is not None:
+                    ask(step, graph)
                 new = apply_pass(step, graph, ctx)
             except Exception as error:
                 done = ", ".join(row.step for row in ledger.rows) or "no other pass"

@@ -161,7 +161,7 @@ def _word(hint: Any) -> str:
 def _read(text: str, hint: Any) -> Any:
     if typing.get_origin(hint) in UNIONS:
         parts = typing.get_args(hint)
-        if type(None) in parts and text == "none":
+        if type(None) in parts and text == "none" and not any("none" in typing.get_args(part) for part in parts):
             return None
         for part in parts:
             if part is not type(None):

@@ -14,6 +14,7 @@ from .errors import ArtifactError, PipelineError, TargetError
 from .ir import Array, Graph, Samples, Stage
 from .pipeline import Pipeline, Progress, silent
 from .report import Ledger
+from .sim.placement import first
 
 
 @dataclass(frozen=True)
@@ -202,7 +203,7 @@ class Artifact:
 
     def load(self, seed: int = 0, state: Bundle | None = None, device: str = "cpu") -> Chip:
         """The device number `seed`, programmed with it."""
-        return self.target.load(self, seed, state, device)
+        return self.target.load(self, seed, state, first(device))
 
     @classmethod
     def open(cls, folder: str, targets: Mapping[str, type[Target]]) -> Artifact:

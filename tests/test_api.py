@@ -139,6 +139,33 @@ def test_walls_are_named_at_the_users_nodes(samples: snnc.data.Data) -> None:
     assert "node_relu_1" in text
 
 
+@pytest.mark.parametrize(
+    ("recipe", "why"),
+    [
+        ("threshold-layernorm{steps=4},bias-per-step,quantize-weights{bits=3},ltl", "fan-in 90, the chip has 64"),
+        (
+            "threshold-layernorm{steps=4},bias-per-step,limit-fan-in{k=64},"
+            "quantize-weights{levels=power-of-two per=tensor},ltl",
+            "nor sums of 4 currents",
+        ),
+    ],
+)
+def test_what_cannot_be_placed_is_refused_before_a_training(
+    samples: snnc.data.Data, recipe: str, why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def trained(*_: object) -> None:
+        raise AssertionError("trained first")
+
+    monkeypatch.setattr("snnc.train.LTL.run", trained)
+    before = "fold-batchnorm,rectify,replace-activation,replace-max-pool,separate-layers,pool-neurons"
+    with pytest.raises(TargetError) as caught:
+        snnc.compile(MODEL, FAST, data=samples, out=None, pipeline=f"{before},{recipe}", chips=0)
+    assert why in str(caught.value)
+    other = f"{before},{recipe},quantize-weights{{bits=4}},limit-fan-in{{k=64}}"
+    with pytest.raises(AssertionError, match="trained first"):
+        snnc.compile(MODEL, FAST, data=samples, out=None, pipeline=other, chips=0)
+
+
 def test_nothing_is_left_behind_when_a_compile_fails(samples: snnc.data.Data, tmp_path: Path) -> None:
     with pytest.raises(TargetError):
         snnc.compile(

@@ -292,6 +292,8 @@ def test_the_table_has_no_dead_rows() -> None:
                 "optimizers",
                 "seen",
                 "per_step",
+                "batchnorm",
+                "beside",
             },
         ),
     ],

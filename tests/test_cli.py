@@ -207,6 +207,7 @@ def refused(ended: Ended, *texts: str) -> None:
         (["--scale", "1/0"], "'1/0' is no number"),
         (["--std", "0"], "scale nothing"),
         (["--device", "tpu"], "torch cannot compute on 'tpu'"),
+        (["--device", "cuda:98,cuda:99"], "torch cannot compute on 'cuda:98'; torch cannot compute on 'cuda:99'"),
         (["--seed", "-1"], "-1"),
         (["--steps", "4..32"], "which of the steps 4 to 32 to take, nothing says"),
         (["--steps", "32..4"], "'32..4' is no number of time steps, such as 16 or 4..32"),

@@ -36,6 +36,7 @@ NARROW: dict[tuple[str, str], st.SearchStrategy[Any]] = {
     ("dynap-sim", "profile"): st.sampled_from(BUILT_IN),
     ("dynap-sim", "bits"): st.none() | st.integers(2, 8),
     ("dynap-sim", "guard_bits"): st.none() | st.integers(0, 16),
+    ("dynap-sim", "mismatch"): st.none() | st.just(0.0),  # others go with some presets only
     ("dynap-sim", "defect_map"): st.just(""),  # a file that exists
     ("dynap-sim", "sharing"): st.just("physical"),  # the other goes with some presets only
     ("limit-biases", "bits"): st.integers(2, 8),
@@ -313,3 +314,19 @@ def test_targets_speak_the_same_language() -> None:
     assert str(DynapSim(steps=8, mismatch=0.0)) == "dynap-sim{steps=8 mismatch=0.0}"
     assert spec.from_spec("dynap-sim{steps=8 mismatch=0}", TARGETS) == DynapSim(steps=8, mismatch=0.0)
     assert str(ThresholdLayerNorm(code="first-step")) == "threshold-layernorm{code=first-step}"
+
+
+@dataclass(frozen=True)
+class Worded:
+    """An option whose words include `none`."""
+
+    name = "worded"
+    word: Literal["none", "some"] | None = None
+    number: int | None = 3
+
+
+def test_none_is_a_word_where_it_is_one() -> None:
+    """`preset=none` switches off; it does not mean that nothing was said."""
+    made = spec.build(Worded, {"word": "none", "number": "none"})
+    assert made == Worded("none", None)
+    assert spec.to_spec(made) == "worded{word=none number=none}"

@@ -67,7 +67,7 @@ def output_options(command: F) -> F:
 
 def device_option(command: F) -> F:
     """--device."""
-    text = "Where torch computes: cpu or cuda."
+    text = "Where torch computes: cpu, cuda, or the devices that a large network is trained on in parts: cuda:0,cuda:1."
     return click.option("--device", default="cpu", show_default=True, help=text)(command)
 
 

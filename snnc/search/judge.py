@@ -14,6 +14,7 @@ from snnc.ir import Array, Graph, Samples
 from snnc.pipeline import Context, Pass, Pipeline, Progress, apply_pass, single
 from snnc.sim import torch as executor
 from snnc.sim.cost import measure
+from snnc.sim.placement import first
 
 from .options import Choice, Goal
 from .sequential import FIRST, Tally, looks
@@ -92,7 +93,7 @@ class Judge:
     ) -> Judge:
         """Run the ANN on the validation samples; from here on there is no test part."""
         teacher = graph.teacher or graph
-        ctx = Context(replace(data, test=data.train.take(0)), teacher, seed, device)
+        ctx = Context(replace(data, test=data.train.take(0)), teacher, seed, first(device))
         order = ctx.rng(NAME).permutation(len(data.validation))
         x = data.validation.pick(order)
         return cls(recipe, graph, ctx, goal, x, x.labels[:], _hits(teacher, x, x.labels[:], device), progress)

@@ -17,6 +17,7 @@ from torch import Tensor
 from snnc.ir import CURVES, LAYERS, Graph, Node, roles, stands_for
 
 from .encoding import totals
+from .placement import moved, places
 from .torch import KERNELS, per_channel
 
 
@@ -63,10 +64,11 @@ def charges(
         counts: spike counts of a layer of neurons from the charge that drives it.
     """
     values = totals(graph, x)
-    count = len(next(iter(x.values())))
+    count, place = len(next(iter(x.values()))), places(graph, params, x)
     for node in graph.nodes:
-        read = [values[name] for name in graph.values(node)]
-        own = {role: params[name] for role, name in roles(node, graph.params).items()}
+        here = place.get(node.name)
+        read = [moved(values[name], here) for name in graph.values(node)]
+        own = {role: moved(params[name], here) for role, name in roles(node, graph.params).items()}
         values[node.name] = _charge(node, read, own, count, graph.steps, counts)
     return values
 

@@ -10,6 +10,7 @@ from snnc.ir import Graph, Samples
 from snnc.score import accuracy as accuracy
 
 from .ideal import in_weight_steps
+from .placement import first
 from .torch import exact, forward, per_channel, tensors, to_tensor
 
 LAYER_SAMPLES = 64
@@ -36,7 +37,7 @@ def layer_errors(graph: Graph, teacher: Graph, x: Samples, device: str = "cpu") 
 
     Where the teacher's layer is dead (norm 0), ||a||. Neurons in units of their weight steps are left out.
     """
-    name = next(iter(graph.inputs))
+    name, device = next(iter(graph.inputs)), first(device)
     batch = {name: to_tensor(x[:LAYER_SAMPLES], device)}
     with torch.inference_mode(), exact():
         ours = activations(graph, batch, tensors(graph, device))

@@ -47,6 +47,8 @@ def charge(
         spike: 0 and 1 alone: what is subtracted is exact then, and may be fused with the subtraction.
         out: what is written to, of the shape of the current; may be `u` itself.
     """
+    if reset == "subtract" and alpha.device.type == "cpu" and alpha.numel() == 1 and alpha.item() == 1:
+        return torch.add(u, current, out=out).addcmul_(theta, spike, value=-1)
     if reset == "subtract":
         return torch.mul(u, alpha, out=out).add_(current).addcmul_(theta, spike, value=-1)
     if reset == "subtract-decayed":
@@ -89,7 +91,8 @@ def boxcar(u: torch.Tensor, theta: torch.Tensor, width: float) -> torch.Tensor:
 def triangle(u: torch.Tensor, theta: torch.Tensor, width: float) -> torch.Tensor:
     """dS/dU = max(0, p - |U - theta|) / p**2: it reaches p to either side (SLTT eq. 6, whose gamma is p)."""
     p = width * theta
-    return (u - theta).abs_().neg_().add_(p).clamp_(min=0).div_(p**2)
+    away = (u - theta).abs_()
+    return torch.sub(p, away, out=away).clamp_(min=0).div_(p**2)
 
 
 def sigmoid(u: torch.Tensor, theta: torch.Tensor, width: float) -> torch.Tensor:

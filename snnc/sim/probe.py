@@ -13,6 +13,7 @@ from snnc.ir.batchnorm import fold
 
 from .ideal import Layer, block, charges
 from .ladder import DEEPER, IN_NEURONS, climb, response, settings
+from .placement import first
 from .torch import forward, tensors, to_tensor
 from .twins import IN_WEIGHTS, OWN, Cause, Change, Twins, merged
 
@@ -100,7 +101,7 @@ class Probe:
     def __init__(
         self, graph: Graph, teacher: Graph, x: Samples, device: str = "cpu", progress: Progress = lambda *_: None
     ) -> None:
-        self.progress = progress
+        self.progress, device = progress, first(device)
         self.graph, self.teacher = graph, fold(teacher, lambda text: None)
         self.params, self.theirs = tensors(graph, device), tensors(self.teacher, device)
         self.x, self.device = x, device

@@ -16,7 +16,8 @@ from snnc.ir import Graph, Node, roles
 
 from .encoding import totals
 from .neurons import fires, membrane
-from .torch import KERNELS, Tensors, biased, delay, encode, largest, per_channel
+from .placement import moved, places
+from .torch import KERNELS, Normalize, Tensors, biased, delay, encode, largest, per_channel
 
 Disturb = Callable[[Node, Tensor], Tensor]
 Neurons = Callable[[Node, Tensor], tuple[Tensor, Tensor]]
@@ -34,13 +35,14 @@ class Stepper:
         fired: S[t] by lif node before it was disturbed, which is what resets a neuron; empty where nothing disturbs it.
         still: the nodes of `values` that are computed once, as they are the same at every step.
         trains: what encoders hand on step by step, [T, N, ...], by node.
+        place: where every node computes, by name; empty if all is on one device.
         arrived, most: the spikes so far that a spiking max pool was sent and their largest in each window, by node.
         t: steps done.
     """
 
     def __init__(
         self, graph: Graph, params: Tensors, x: Tensors, disturb: Mapping[str, Disturb] | None = None,
-        neurons: Neurons | None = None,
+        neurons: Neurons | None = None, normalize: Normalize | None = None,
     ) -> None:  # fmt: skip
         """Set the inputs and go to t = 0.
 
@@ -48,9 +50,10 @@ class Stepper:
             x: inputs [N, ...], or streams of events [N, T, ...], by input name.
             disturb: by `current` and `spikes`: what happens to a neuron's input and to its output at every step.
             neurons: what fires in place of the neurons of `snnc.sim.neurons`.
+            normalize: see `snnc.sim.torch.forward`.
         """
         self.graph, self.params, self.disturb = graph, params, dict(disturb or {})
-        self.neurons = neurons
+        self.neurons, self.normalize = neurons, dict(normalize or {})
         self.fired: dict[str, Tensor] = {}
         self.values: dict[str, Tensor] = totals(graph, x)
         self.potential: dict[str, Tensor] = {}
@@ -62,6 +65,7 @@ class Stepper:
         self.trains: dict[str, Tensor] = {}
         self._given = {name: x[name] for name in graph.inputs}
         self.still: set[str] = set()
+        self.place = places(graph, params, x)
         self._head = _readout(graph)
         for node in graph.nodes:
             self._prepare(node)
@@ -76,15 +80,15 @@ class Stepper:
                 self.still.add(node.name)
         elif node.op == "lif":
             shape = (self._batch(), *node.type.shape)
-            u0 = per_channel(self._own(node)["u0"], len(node.type.shape))
+            u0 = per_channel(self.own(node)["u0"], len(node.type.shape))
             self.potential[node.name] = u0.expand(shape)
             self.values[node.name] = self.count[node.name] = torch.zeros(shape, device=u0.device)
         elif node.op == "decode":
-            self.read[node.name] = torch.zeros((self._batch(), *node.type.shape), device=self._device())
+            self.read[node.name] = torch.zeros((self._batch(), *node.type.shape), device=self._device(node))
             self.values[node.name] = self.read[node.name]
         elif node.op == "maxpool" and node.type.kind == "spikes":
             for held, shape in ((self.arrived, self.graph.type(read[0]).shape), (self.most, node.type.shape)):
-                held[node.name] = torch.zeros((self._batch(), *shape), device=self._device())
+                held[node.name] = torch.zeros((self._batch(), *shape), device=self._device(node))
         elif node.type.kind == "analog" and node.name not in self._head:
             self.values[node.name] = self._compute(node)
         elif node.attrs.get("bias_at") != "first-step" and read and set(read) <= self.still:
@@ -124,6 +128,7 @@ class Stepper:
         return made
 
     def _fire(self, node: Node, current: Tensor) -> None:
+        current = moved(current, self.place.get(node.name))
         if "current" in self.disturb:
             current = self.disturb["current"](node, current)
         u, spikes = (self._charge if self.neurons is None else self.neurons)(node, current)
@@ -134,7 +139,7 @@ class Stepper:
         self.count[node.name] = self.count[node.name] + spikes
 
     def _charge(self, node: Node, current: Tensor) -> tuple[Tensor, Tensor]:
-        own, rank = self._own(node), len(node.type.shape)
+        own, rank = self.own(node), len(node.type.shape)
         alpha, theta = per_channel(own["alpha"], rank), per_channel(own["theta"], rank)
         last = self.fired.get(node.name, self.values[node.name])
         u = membrane(self.potential[node.name], last, current, alpha, theta, str(node.attrs["reset"]))
@@ -154,21 +159,25 @@ class Stepper:
             self.values[node.name] = self.read[node.name] * more if skip else self.read[node.name]
 
     def _compute(self, node: Node, values: Tensors | None = None) -> Tensor:
-        own, values = self._own(node), self.values if values is None else values
+        own, values = self.own(node), self.values if values is None else values
         if node.op == "constant":
             return own["value"].expand(self._batch(), *node.type.shape)
-        made = KERNELS[node.op](node, [values[name] for name in self.graph.values(node)], own)
+        here = self.place.get(node.name)
+        made = KERNELS[node.op](node, [moved(values[name], here) for name in self.graph.values(node)], own)
         charged = node.type.kind == "analog" or node.attrs.get("bias_at") == "per-step" or self.t == 1
-        return biased(node, made, own) if charged else made
+        made = biased(node, made, own) if charged else made
+        return self.normalize[node.name](made) if node.name in self.normalize else made
 
-    def _own(self, node: Node) -> dict[str, Tensor]:
-        return {role: self.params[name] for role, name in roles(node, self.graph.params).items()}
+    def own(self, node: Node) -> dict[str, Tensor]:
+        """The params of a node by role, where it computes."""
+        here = self.place.get(node.name)
+        return {role: moved(self.params[name], here) for role, name in roles(node, self.graph.params).items()}
 
     def _batch(self) -> int:
         return len(self.values[next(iter(self.graph.inputs))])
 
-    def _device(self) -> torch.device:
-        return self.values[next(iter(self.graph.inputs))].device
+    def _device(self, node: Node) -> torch.device:
+        return self.place.get(node.name, self.values[next(iter(self.graph.inputs))].device)
 
 
 def _readout(graph: Graph) -> set[str]:

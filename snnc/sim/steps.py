@@ -21,9 +21,10 @@ from torch import Tensor
 
 from snnc.ir import Graph, Node, roles
 
+from .chunks import Chunk
 from .neurons import SURROGATES, Surrogate, charge, fires
 from .stepper import Stepper
-from .torch import Tensors, delay, per_channel
+from .torch import Normalize, Tensors, delay, per_channel
 
 
 class Stepwise:
@@ -41,8 +42,9 @@ class Stepwise:
     """
 
     def __init__(
-        self, graph: Graph, params: Tensors, x: Tensors, *, width: float = 1.0, surrogate: Surrogate = "boxcar"
-    ) -> None:
+        self, graph: Graph, params: Tensors, x: Tensors, *, width: float = 1.0, surrogate: Surrogate = "boxcar",
+        normalize: Normalize | None = None,
+    ) -> None:  # fmt: skip
         """Go to t = 0.
 
         Args:
@@ -50,9 +52,10 @@ class Stepwise:
             x: inputs [N, ...], or streams of events [N, T, ...], by input name.
             width: the surrogate's width relative to theta (LTL eq. 8).
             surrogate: see `snnc.sim.neurons`.
+            normalize: see `snnc.sim.torch.forward`.
         """
         self.graph, self.width, self.surrogate = graph, width, surrogate
-        self.state = Stepper(graph, params, x, neurons=self._fire)
+        self.state = Stepper(graph, params, x, neurons=self._fire, normalize=normalize)
         self._neurons = {node.name: _neurons(graph, node, params) for node in graph.nodes if node.op == "lif"}
         self._once: list[tuple[Tensor, Tensor]] = []
         for held in (self.state.values, self.state.trains):
@@ -75,6 +78,18 @@ class Stepwise:
         with torch.set_grad_enabled(learn and torch.is_grad_enabled()):
             self.state.step()
         return self.state.values
+
+    def chunk(self, count: int, learn: bool = True, counting: bool = True) -> Chunk:
+        """Advance every layer by several time steps at once: the same as so many steps, up to the rounding of sums.
+
+        Args:
+            count: of steps; what is kept for gradients grows with it.
+            learn: whether gradients will be asked for.
+            counting: whether the stepper goes on counting spikes; else it has no counts any more.
+        """
+        learn = learn and torch.is_grad_enabled()
+        with torch.set_grad_enabled(learn):
+            return Chunk(self.state, count, learn, counting, self.width, self.surrogate)
 
     def _fire(self, node: Node, current: Tensor) -> tuple[Tensor, Tensor]:
         """U[t] and S[t] of a layer."""
@@ -105,6 +120,15 @@ class Stepwise:
             if node.op == "decode"
         }
 
+    def presents(self, chunk: Chunk) -> dict[str, Tensor]:
+        """`present` of every step of a chunk, [steps, N, ...]."""
+        found = {}
+        for node in self.graph.nodes:
+            if node.op == "decode":
+                sent = chunk.values[self.graph.values(node)[0]]
+                found[node.name] = sent.expand(chunk.count, *sent.shape[1:]) * self.graph.steps
+        return found
+
     def running(self) -> dict[str, Tensor]:
         """By `decode` node: what it would decode if the steps to come were as those so far: sum * T / t, [N, ...].
 
@@ -115,6 +139,16 @@ class Stepwise:
             if node.op == "decode":
                 counted = self.state.t - delay(node, steps)[0]
                 found[node.name] = self.state.read[node.name] * (steps / max(counted, 1))
+        return found
+
+    def runnings(self, chunk: Chunk) -> dict[str, Tensor]:
+        """`running` of every step of a chunk, [steps, N, ...]."""
+        found = {}
+        for name, read in chunk.read.items():
+            skip = delay(self.graph[name], self.graph.steps)[0]
+            shares = [self.graph.steps / max(chunk.first + 1 + i - skip, 1) for i in range(chunk.count)]
+            share = torch.tensor(shares, dtype=read.dtype).to(read.device)
+            found[name] = read * share.reshape(-1, *[1] * (read.ndim - 1))
         return found
 
     def head(self, decoded: Tensors) -> dict[str, Tensor]:

@@ -22,12 +22,18 @@ from snnc.ir import Array, Graph, Node, Samples, attr_ints, roles
 from .curves import CURVES, curve
 from .encoding import events, totals
 from .neurons import Surrogate
+from .placement import first, homes, moved, places
 from .pooling import apart, pool
 from .window import fire
 
 Tensors = Mapping[str, Tensor]
+Normalize = Mapping[str, Callable[[Tensor], Tensor]]
+"""What becomes of some values at every time step: by node name, from [N, ...] to [N, ...]."""
 CHUNK = 256
-"""Samples that run at once in `run`."""
+"""Samples that run at once in `run`, at most."""
+LARGEST = 2**24
+"""Bytes that the largest value of the samples that run at once on a CPU may have: memory for what is larger comes from
+the system anew every time, which took half of the time of a VGG-11."""
 
 
 @contextmanager
@@ -43,18 +49,23 @@ def exact() -> Iterator[None]:
 
 
 def tensors(graph: Graph, device: str = "cpu") -> dict[str, Tensor]:
-    """The graph's params as tensors on `device` (copies: the graph's own arrays are write-protected)."""
-    return {name: torch.tensor(array, device=device) for name, array in graph.params.items()}
+    """The graph's params as tensors (copies: the graph's own arrays are write-protected).
+
+    Args:
+        device: where they lie; of several, "cuda:0,cuda:1", each has its part (`snnc.sim.placement`).
+    """
+    home = homes(graph, device)
+    return {name: torch.tensor(array).to(home[name]) for name, array in graph.params.items()}
 
 
-def run(graph: Graph, x: Mapping[str, Samples], device: str = "cpu", chunk: int = CHUNK) -> dict[str, Array]:
+def run(graph: Graph, x: Mapping[str, Samples], device: str = "cpu", chunk: int = 0) -> dict[str, Array]:
     """The outputs of `graph` by the user's output names, without gradients.
 
     Args:
         x: input arrays [N, ...], or streams of events [N, T, ...], by input name.
-        chunk: samples at a time; bounds the memory.
+        chunk: samples at a time; bounds the memory; 0: see `at_once`.
     """
-    params = tensors(graph, device)
+    params, chunk = tensors(graph, device), chunk or at_once(graph, device)
     count = len(next(iter(x.values())))
     parts: dict[str, list[Array]] = {user: [] for user in graph.outputs}
     with torch.inference_mode(), exact():
@@ -66,9 +77,16 @@ def run(graph: Graph, x: Mapping[str, Samples], device: str = "cpu", chunk: int 
     return {user: np.concatenate(found) for user, found in parts.items()}
 
 
+def at_once(graph: Graph, device: str = "cpu") -> int:
+    """How many samples run at once: `CHUNK`, or on a CPU fewer, of networks whose values are large."""
+    sizes = [math.prod(node.type.shape) * (1 if node.type.kind == "analog" else graph.steps) for node in graph.nodes]
+    fit = LARGEST // (4 * max(sizes, default=1) or 1)
+    return max(1, min(CHUNK, fit)) if first(device) == "cpu" else CHUNK
+
+
 def to_tensor(array: Array, device: str = "cpu") -> Tensor:
-    """A float32 tensor on `device`."""
-    return torch.as_tensor(array, device=device).to(torch.float32)
+    """A float32 tensor on `device`, on the first of several."""
+    return torch.as_tensor(array).to(first(device), torch.float32)
 
 
 def forward(
@@ -81,6 +99,7 @@ def forward(
     detach: bool = False,
     keep: Callable[[Node], bool] | None = None,
     before: Callable[[Node, Tensor], Tensor] | None = None,
+    normalize: Normalize | None = None,
 ) -> dict[str, Tensor]:
     """Run `graph` on tensors, differentiable in `params`: every value, analog [N, ...], time-stepped [T or 1, N, ...].
 
@@ -94,23 +113,27 @@ def forward(
         keep: which values to give back besides the outputs; all by default.
         before: told of every layer of neurons and its current before it fires, gives back the current that it gets;
             may replace params that are read later.
+        normalize: what becomes of values that have a time axis, bias included, before anybody reads them.
     """
     values: dict[str, Tensor] = totals(graph, x)
     handed = dict(values)
     last = {name: node.name for node in graph.nodes for name in graph.values(node)}
     outputs = set(graph.outputs.values())
-    count = len(next(iter(x.values())))
+    count, place = len(next(iter(x.values()))), places(graph, params, x)
     for node in graph.nodes:
-        read = graph.values(node)
+        read, here = graph.values(node), place.get(node.name)
+        handed.update({name: moved(handed[name], here) for name in read})
         if before is not None and node.op == "lif":
             handed[read[0]] = before(node, handed[read[0]])
-        own = {role: params[name] for role, name in roles(node, graph.params).items()}
+        own = {role: moved(params[name], here) for role, name in roles(node, graph.params).items()}
         if node.op == "encode":
             made = encode(node, handed[read[0]], graph.steps, x)
         elif node.op == "lif":
             made = _lif(node, handed[read[0]], own, graph.steps, width, surrogate)
         else:
-            made = _evaluate(node, [handed[name] for name in read], own, count, graph.steps)
+            made = evaluate(node, [handed[name] for name in read], own, count, graph.steps)
+        if normalize is not None and node.name in normalize:
+            made = torch.stack([normalize[node.name](value) for value in made])
         values[node.name] = made
         handed[node.name] = made.detach() if detach and node.op == "lif" else made
         for name in dict.fromkeys(read):
@@ -121,7 +144,15 @@ def forward(
     return values
 
 
-def _evaluate(node: Node, inputs: list[Tensor], params: Tensors, count: int, steps: int) -> Tensor:
+def evaluate(node: Node, inputs: list[Tensor], params: Tensors, count: int, steps: int) -> Tensor:
+    """What a node other than neurons and encoders makes: analog [N, ...], else [T, N, ...], or [1, N, ...] of such.
+
+    Args:
+        inputs: values [N, ...], or with a time axis of T or 1.
+        params: by role.
+        count: N.
+        steps: T; a bias that comes at the first step comes at the first of these.
+    """
     if node.op == "decode":
         return decode(node, inputs[0], steps)
     if node.op == "maxpool" and node.type.kind == "spikes":

@@ -33,9 +33,9 @@ class BPTT(EndToEnd):
     def learner(self, graph: Graph, ctx: Context) -> Learner:
         """What makes the gradients of one batch."""
         scores = readout(graph, ctx.score)
-        judge = criterion(self, graph, scores, ctx)
+        judge, norms = criterion(self, graph, scores, ctx), self.norms(graph)
 
         def loss(batch: Batch) -> Tensor:
-            return judge(self.values(graph, batch, {scores})[scores], batch.labels)
+            return judge(self.values(graph, batch, {scores}, norms)[scores], batch.labels)
 
         return from_loss(loss)

@@ -29,6 +29,7 @@ import torch
 from snnc.errors import CheckpointError
 from snnc.ir import Array, Graph, to_text
 from snnc.pipeline import Context
+from snnc.sim.placement import kinds
 
 from .parallel import is_first, on_first, processes
 from .state import LARGEST_HEADER, Position, State, decode, encode, header
@@ -110,7 +111,7 @@ class Checkpoints:
             "passes before": self.before,
             "rule": str(rule),
             "seed": ctx.seed,
-            "device": ctx.device.partition(":")[0],
+            "device": kinds(ctx.device),
             "processes": processes(),
             "threads": torch.get_num_threads(),
             "torch": str(torch.__version__),

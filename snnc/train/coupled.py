@@ -58,7 +58,7 @@ def check_neurons(graph: Graph, name: str) -> None:
 
 def instead(value: Tensor, path: Tensor) -> Tensor:
     """`value`, to the bit, with the gradient of `path`."""
-    return value + (path - path.detach())
+    return value.to(path.device) + (path - path.detach())
 
 
 class Coupled:
@@ -79,8 +79,11 @@ class Coupled:
     def fired(self, params: Mapping[str, Tensor], x: Tensor) -> dict[str, Tensor]:
         """Of the spiking network: counts [N, ...] by layer of neurons, and the read-out [N, ...]; no gradient."""
         with torch.no_grad():
-            made = executor.forward(self.spiking, params, {self.input: x}, keep=lambda node: False)
-            return {name: made[value] for name, value in self.spiking.outputs.items()}
+            made = [
+                executor.forward(self.spiking, params, {self.input: part}, keep=lambda node: False)
+                for part in torch.split(x, executor.at_once(self.spiking, str(x.device)))
+            ]
+            return {name: torch.cat([values[end] for values in made]) for name, end in self.spiking.outputs.items()}
 
     def totals(
         self, params: Mapping[str, Tensor], x: Tensor, counts: Callable[[Node, Tensor], Tensor]

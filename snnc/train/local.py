@@ -30,7 +30,8 @@ from snnc.sim.neurons import gate
 from snnc.sim.stepper import Stepper
 from snnc.sim.torch import exact, per_channel, tensors, to_tensor
 
-from .losses import Labelled, criterion, loss_for
+from .beside import Beside
+from .losses import MEASURED, Labelled, criterion, loss_for
 from .parallel import processes
 from .readout import check_classes, readout
 from .targets import Norm, Rounding, Targets
@@ -44,8 +45,8 @@ class LocalRule(Labelled):
 
     Attributes:
         width: the boxcar's p relative to theta.
-        norm: y_norm: T * theta (`collected`), or the percentile of every batch.
-        percentile: of `norm=batch`.
+        norm: y_norm: T * theta (`collected`), the percentile of every batch, or the running mean of these.
+        percentile: of `norm=batch` and `norm=running`.
         targets: the target rates as they are, or rounded down to what T steps can count.
         output: the read-out learns from the labels, or from the teacher's softened answers.
         temperature: tau, how soft these are.
@@ -79,6 +80,7 @@ class Lesson:
     Attributes:
         layers: the layers of neurons that have targets.
         scores: the value that is compared with the answers.
+        beside: the running means that a training of this lesson begins with.
     """
 
     def __init__(self, rule: LocalRule, graph: Graph, ctx: Context) -> None:
@@ -101,13 +103,19 @@ class Lesson:
             graph, ctx.teacher, ctx.device, rule.norm, rule.percentile, rule.targets, keep={self._answers}
         )
         self.layers = self.targets.layers
+        if rule.norm == "running":
+            self.targets.begin(to_tensor(ctx.training(rule.name).take(MEASURED).x(), ctx.device))
+        self.beside = Beside(running=self.targets.begun)
         if lacking := self.targets.without:
             ctx.note(f"no teacher for {', '.join(lacking)}: learning what the weights made of ideal input")
 
     def wanted(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
-        """Target rates [N, ...] by layer; right answers: labels [N], shares [N, classes], or targets [N, ...]."""
+        """Target rates [N, ...] by layer; right answers: labels [N], shares [N, classes], or targets [N, ...].
+
+        Running means take the batch in.
+        """
         theirs = self.targets.activations(batch.x)
-        rates = self.targets.rates(batch.x, theirs)
+        rates = self.targets.rates(batch.x, theirs, batch.running)
         if self.rule.output == "labels":
             return rates, batch.labels
         if self._score is not ACCURACY:
@@ -116,14 +124,14 @@ class Lesson:
 
     def local(self, rates: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> list[Tensor]:
         """L_l of the layers in `rates` [N, ...]."""
-        return [F.mse_loss(rate, wanted[layer]) for layer, rate in rates.items()]
+        return [F.mse_loss(rate, wanted[layer].to(rate.device)) for layer, rate in rates.items()]
 
     def answer(self, scores: Tensor, answers: Tensor) -> Tensor:
         """The loss of the scores [N, classes], axes of size 1 among them or not; or of signals."""
         if self.rule.output == "labels" or self._score is not ACCURACY:
             return self._judge(scores, answers)
         tau = self.rule.temperature
-        return tau**2 * F.cross_entropy(scores.flatten(1) / tau, answers)
+        return tau**2 * F.cross_entropy(scores.flatten(1) / tau, answers.to(scores.device))
 
     def note_gates(self, fitted: Mapping[str, Array], ctx: Context, first: int = 0) -> None:
         """Say which share of updates the boxcar gates out; steps up to `first` make none (LTL, section 2.2)."""
@@ -140,9 +148,9 @@ class Lesson:
 
 def _check(rule: LocalRule, graph: Graph, scores: str, score: Score) -> None:
     """Refuse what the losses do not fit."""
-    if rule.norm == "batch" and processes() > 1:
+    if rule.norm in ("batch", "running") and processes() > 1:
         raise PipelineError(
-            f"'{rule.name}' with norm=batch takes a percentile of the whole batch, of which each process has a share",
+            f"'{rule.name}' with norm={rule.norm} takes percentiles of whole batches: each process has a share",
             hint="norm=collected, or one process",
         )
     if rule.output == "teacher" and score is not ACCURACY and rule.temperature != 1:

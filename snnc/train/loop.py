@@ -17,14 +17,16 @@ import torch
 from torch import Tensor
 
 from snnc.data import Split
-from snnc.errors import CheckpointError
+from snnc.errors import CheckpointError, PipelineError
 from snnc.ir import Array, Graph
 from snnc.pipeline import Context, Tell, measured
 from snnc.score import Score
+from snnc.sim import placement
 from snnc.sim import torch as executor
 
 from . import parallel
 from .augment import Augment
+from .beside import NOTHING, Beside
 from .checkpoint import Checkpoints, digest, graph_parts
 from .optimizers import optimizer, schedule
 from .seen import Seen
@@ -41,6 +43,7 @@ def loop(
     units: Mapping[str, float] | None = None,
     judge: Callable[[Graph], float] | None = None,
     score: Score | None = None,
+    beside: Beside = NOTHING,
 ) -> dict[str, Array]:
     """Train, judge every epoch on the validation samples, and give back the best epoch's params.
 
@@ -50,9 +53,11 @@ def loop(
         units: the params that learn, and the unit of each one's learning rate; those of `weights_of` by default.
         judge: measures what the best epoch is chosen by; `validated` by default.
         score: what `judge` measures: which figures are better, and how they read; the data's by default.
+        beside: what learns and is remembered beside the graph's params.
     """
     split = ctx.training(rule.name)
-    training = Training(rule, graph, ctx, weights_of(graph) if units is None else units, judge, score)
+    _several(rule, graph, ctx, beside)
+    training = Training(rule, graph, ctx, weights_of(graph) if units is None else units, judge, score, beside)
     parallel.agree(digest(graph_parts(graph)), f"the graph that '{rule.name}' starts from")
     slot = ctx.checkpoints.training(rule, graph, ctx) if isinstance(ctx.checkpoints, Checkpoints) else None
     found = None if slot is None else slot.newest(training.layout(), training.check, ctx)
@@ -80,6 +85,7 @@ class Training:
 
     Attributes:
         real: the params that learn, at full precision.
+        running: the running means now.
         epochs, at, done: epochs that are done, samples of the next one that are, updates that are.
         score: what is judged, and which judgement is the better one.
         best, best_epoch: the best judgement so far (0 before the first), and after how many epochs it was; the latest
@@ -97,12 +103,15 @@ class Training:
         units: Mapping[str, float],
         judge: Callable[[Graph], float] | None = None,
         score: Score | None = None,
+        beside: Beside = NOTHING,
     ) -> None:
         self.rule, self.graph, self.ctx = rule, graph, ctx
         self.measure = judge or (lambda made: validated(made, ctx))
         self.score = ctx.score if score is None else score
         self.fixed = executor.tensors(graph, ctx.device)
-        self.real = {name: self.fixed[name].clone().requires_grad_() for name in units}
+        start = {**self.fixed, **beside.params}
+        self.real = {name: start[name].clone().requires_grad_() for name in units}
+        self.running, self.fold = dict(beside.running), beside.fold
         self.seen = {name: self._seen(name) for name in units}
         self.units = dict(units)
         self.optimizer = optimizer(rule, self.real, self.units)
@@ -114,7 +123,7 @@ class Training:
         self.stopped = False
         self.tell: Tell = nobody
         self.best = 0.0
-        self.kept = {name: graph.params[name] for name in units}
+        self.kept = {name: graph.params[name] for name in self.fold(self.real, self.running)}
 
     def goes_on(self) -> bool:
         """Whether another epoch follows."""
@@ -141,7 +150,7 @@ class Training:
     def _end(self, number: int) -> None:
         """Judge the epoch that has ended."""
         self.epochs, self.at = number, 0
-        if not all(bool(param.isfinite().all()) for param in self.real.values()):
+        if not all(bool(value.isfinite().all()) for value in (*self.real.values(), *self.running.values())):
             self.ctx.note(f"diverged in epoch {number}: try a lower rate than {self.rule.rate}")
             self.stopped = True
             return
@@ -159,9 +168,9 @@ class Training:
         mine, moves = parallel.share(index), parallel.share(self.augment.draw(len(index), rng))
         if len(mine):
             x = executor.to_tensor(self.augment.x(split, mine, moves), self.ctx.device)
-            labels = torch.as_tensor(split.labels[mine], device=self.ctx.device)
+            labels = torch.as_tensor(split.labels[mine]).to(x.device)
             with executor.exact():
-                loss = learn(Batch({**self.fixed, **leaves}, x, labels, rng))
+                loss = learn(Batch({**self.fixed, **leaves}, x, labels, rng, self.running))
             if self.tell is not nobody:
                 self.tell("loss", float(loss), self.done + 1)
                 first = self.optimizer.param_groups[0]
@@ -171,11 +180,12 @@ class Training:
             param.grad = torch.zeros_like(param) if gradient is None else self.seen[name].back(gradient, param.detach())
         parallel.add_up([param.grad for param in self.real.values() if param.grad is not None], len(mine) / len(index))
         if self.rule.clip:
-            norm = torch.stack([(p.grad * self.units[n]).norm() for n, p in self.real.items() if p.grad is not None])
+            norms = [(p.grad * self.units[n]).norm() for n, p in self.real.items() if p.grad is not None]
+            norm = torch.stack([value.to(norms[0].device) for value in norms])
             share = (self.rule.clip / (norm.norm() + 1e-12)).clamp(max=1.0)
             for param in self.real.values():
                 assert param.grad is not None
-                param.grad *= share
+                param.grad *= share.to(param.device)
         self.optimizer.step()
         self.schedule.step()
         self.done += 1
@@ -186,13 +196,14 @@ class Training:
 
     def params(self) -> dict[str, Array]:
         """What would be given back now."""
-        made = {name: self.seen[name].standardized(param.detach()) for name, param in self.real.items()}
+        real = {name: self.seen[name].standardized(param.detach()) for name, param in self.real.items()}
+        made = self.fold(real, self.running)
         return {name: project(self.graph.constraints.get(name), m.cpu().numpy()) for name, m in made.items()}
 
     def _seen(self, name: str) -> Seen:
         """How the network sees a param; biases and scales are never standardized."""
-        start = self.fixed[name] if self.rule.standardize and self.fixed[name].ndim > 1 else None
-        return Seen(self.graph.constraints.get(name), self.ctx.device, start)
+        start = self.real[name].detach().clone() if self.rule.standardize and self.real[name].ndim > 1 else None
+        return Seen(self.graph.constraints.get(name), str(self.real[name].device), start)
 
     def judge(self) -> float:
         """Validation score of what would be given back now, measured by the first process."""
@@ -205,6 +216,7 @@ class Training:
         """All that must be known to go on."""
         held = self.optimizer.state_dict()
         arrays = {f"real.{name}": param for name, param in self.real.items()}
+        arrays |= {f"running.{name}": mean for name, mean in self.running.items()}
         for i, name in enumerate(self.real):
             arrays |= {f"optimizer.{name}.{key}": value for key, value in held["state"][i].items()}
         tensors = {name: value.detach().cpu().numpy() for name, value in arrays.items()}
@@ -221,7 +233,10 @@ class Training:
             twin.grad = torch.zeros_like(twin)
         twin_optimizer = optimizer(self.rule, twins, self.units)
         twin_optimizer.step()
-        shapes = {f"{part}.{name}": tuple(p.shape) for part in ("real", "kept") for name, p in self.real.items()}
+        parts: dict[str, Mapping[str, Tensor | Array]] = {
+            "real": self.real, "kept": self.kept, "running": self.running,
+        }  # fmt: skip
+        shapes = {f"{part}.{n}": tuple(held.shape) for part, named in parts.items() for n, held in named.items()}
         for name, twin in twins.items():
             shapes |= {f"optimizer.{name}.{key}": tuple(v.shape) for key, v in twin_optimizer.state[twin].items()}
         return shapes
@@ -252,11 +267,29 @@ class Training:
         self.schedule.load_state_dict(
             {"last_epoch": place.updates, "_step_count": place.updates + 1, "_last_lr": list(place.rates)}
         )
-        self.kept = {name: state.tensors[f"kept.{name}"] for name in self.real}
+        self.kept = {name: state.tensors[f"kept.{name}"] for name in self.kept}
+        self.running.update({name: tensors[f"running.{name}"].to(mean) for name, mean in self.running.items()})
         self.epochs, self.at, self.done = place.epochs, place.at, place.updates
         self.best, self.best_epoch, self.improved = place.best, place.best_epoch, place.improved
         self.stopped = place.stopped
         self.ctx.notes[self.first_note :] = [*place.notes, *self.ctx.notes[self.first_note :]]
+
+
+def _several(rule: Rule, graph: Graph, ctx: Context, beside: Beside) -> None:
+    """Note where the layers lie, if they are on several devices.
+
+    Raises:
+        PipelineError: several processes share the training, too; or more is learned than the graph's params.
+    """
+    if len(placement.names(ctx.device)) == 1:
+        return
+    parallel.check_alone(ctx.device)
+    if beside.params or beside.running:
+        raise PipelineError(
+            f"'{rule}' learns more than the network's params, and that lies on one device, not on {ctx.device}",
+            hint="without batchnorm=true or norm=running, or one device",
+        )
+    ctx.note(f"split over {placement.listed(graph, ctx.device)}")
 
 
 def nobody(what: str, value: float, done: int) -> None:

@@ -124,7 +124,7 @@ class Criterion:
     weights: Tensor | None = None
 
     def __call__(self, scores: Tensor, labels: Tensor) -> Tensor:
-        scores = scores.flatten(1)
+        scores, labels = scores.flatten(1), labels.to(scores.device)
         if self.weights is None and self.kind == "cross-entropy":
             return F.cross_entropy(scores, labels)
         if self.kind == "cross-entropy":
@@ -132,7 +132,7 @@ class Criterion:
         else:
             wanted = F.one_hot(labels, scores.shape[1])
             each = ((scores - self.low) / self.unit - wanted).square().mean(1)
-        return each.mean() if self.weights is None else (self.weights[labels] * each).mean()
+        return each.mean() if self.weights is None else (self.weights.to(labels.device)[labels] * each).mean()
 
 
 def criterion(rule: Labelled, graph: Graph, scores: str, ctx: Context) -> Compare:
@@ -145,19 +145,34 @@ def criterion(rule: Labelled, graph: Graph, scores: str, ctx: Context) -> Compar
         rule.check_data(ctx.data)
     kind = loss_for(rule.loss, ctx.score)
     if ctx.score is not ACCURACY:
-        return separated if kind == "si-sdr" else F.mse_loss
+        return _of_targets(kind)
     low, unit = spread(graph, scores, ctx, rule.name) if kind == "mse" else (0.0, 1.0)
     weights = None
     if rule.balance:
         classes = math.prod(graph.type(scores).shape)
         made = class_weights(ctx.training(rule.name).labels[:], classes)
-        weights = torch.as_tensor(made, device=ctx.device)
+        weights = torch.as_tensor(made)
     return Criterion(kind, low, unit, weights)
+
+
+def usual(score: Score) -> Compare:
+    """What `auto` stands for with data of this score."""
+    kind = loss_for("auto", score)
+    return Criterion(kind) if score is ACCURACY else _of_targets(kind)
+
+
+def _of_targets(kind: Loss) -> Compare:
+    return separated if kind == "si-sdr" else squared
+
+
+def squared(outputs: Tensor, targets: Tensor) -> Tensor:
+    """The mean square of the difference, []."""
+    return F.mse_loss(outputs, targets.to(outputs.device))
 
 
 def separated(outputs: Tensor, targets: Tensor) -> Tensor:
     """Minus the mean SI-SDR in dB, [], of signals [N, samples] or [N, sources, samples]."""
-    return permutation_invariant(as_sources(outputs), as_sources(targets))[0]
+    return permutation_invariant(as_sources(outputs), as_sources(targets.to(outputs.device)))[0]
 
 
 def class_weights(labels: Array, classes: int) -> Array:

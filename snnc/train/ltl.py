@@ -55,7 +55,7 @@ class LTL(LocalRule):
     def fit(self, graph: Graph, ctx: Context) -> Mapping[str, Array]:
         lesson, start = Lesson(self, graph, ctx), self.begin(graph, ctx)
         if self.order == "parallel":
-            fitted = loop(self, start, ctx, self.taught(lesson))
+            fitted = loop(self, start, ctx, self.taught(lesson), beside=lesson.beside)
         else:
             fitted = self._in_turn(lesson, start, ctx)
         lesson.note_gates(fitted, ctx)
@@ -82,7 +82,7 @@ class LTL(LocalRule):
             losses = lesson.local({layer: values[layer].mean(0) for layer in chosen}, rates)
             if everything or not chosen:
                 losses.append(lesson.answer(values[lesson.scores], answers))
-            return torch.stack(losses).sum()
+            return torch.stack([each.to(batch.x.device) for each in losses]).sum()
 
         return from_loss(loss)
 
@@ -101,7 +101,7 @@ class LTL(LocalRule):
 
             mine = {name: units[name] for name in names}
             judge, score = (fit, ACCURACY) if layers else (None, None)  # a fit is a share, as an accuracy is
-            fitted = loop(self, graph, own, learner, mine, judge, score)
+            fitted = loop(self, graph, own, learner, mine, judge, score, lesson.beside)
             for note in own.notes:
                 ctx.note(f"{', '.join(layers) or lesson.scores}: {note}")
             graph = graph.edit(params=fitted)
@@ -121,7 +121,8 @@ class LTL(LocalRule):
                 batch = to_tensor(x, ctx.device)
                 rates, values = lesson.targets(batch), self._run(part, params, batch, set(layers))
                 for layer in layers:
-                    missed += float((rates[layer] - values[layer].mean(0)).double().square().sum())
+                    rate = values[layer].mean(0)
+                    missed += float((rates[layer].to(rate.device) - rate).double().square().sum())
                     whole += float(rates[layer].double().square().sum())
         return 1 - missed / whole if whole else -missed
 

@@ -6,8 +6,8 @@ r"""Local tandem learning, online (LTL section 2.2): layers learn while time goe
 
 The potential, spike and count of the step before carry no gradient. The read-out learns at each step from the scores
 that its running mean makes, sum * T / t. The losses of all steps behind the warm-up are summed; weights move once per
-batch. Eq. 10 and 11 give the error of every current in closed form; autograd only leads it on to the weights, at every
-step, and what that needed is released (`snnc.sim.steps`), so memory does not grow with T.
+batch. Eq. 10 and 11 give the error of every current in closed form; autograd only leads it on to the weights, after
+every chunk of steps, and what that needed is released (`snnc.sim.chunks`), so memory does not grow with T.
 """
 
 from __future__ import annotations
@@ -20,11 +20,13 @@ from torch import Tensor
 
 from snnc.ir import Array, Graph, Node
 from snnc.pipeline import Context
+from snnc.sim.chunks import Chunk
 from snnc.sim.neurons import boxcar
 from snnc.sim.steps import Stepwise
 
 from .local import Lesson, LocalRule
 from .loop import loop
+from .per_step import alike, answers, host
 from .trainer import Batch, Learner, check
 
 
@@ -34,18 +36,20 @@ class LTLOnline(LocalRule):
 
     Attributes:
         warm_up: the share of the T steps, rounded down, in which counts are too noisy to learn from: 12 of 16.
+        chunk: steps that run at once: more are faster, and kept for the way back together.
     """
 
     name = "ltl-online"
 
     warm_up: float = 0.75
+    chunk: int = 4
 
     def __post_init__(self) -> None:
-        check(self, **self.fine(), warm_up=0 <= self.warm_up < 1)
+        check(self, **self.fine(), warm_up=0 <= self.warm_up < 1, chunk=self.chunk >= 1)
 
     def fit(self, graph: Graph, ctx: Context) -> Mapping[str, Array]:
         lesson = Lesson(self, graph, ctx)
-        fitted = loop(self, self.begin(graph, ctx), ctx, self.taught(lesson))
+        fitted = loop(self, self.begin(graph, ctx), ctx, self.taught(lesson), beside=lesson.beside)
         lesson.note_gates(fitted, ctx, self.first(graph))
         return fitted
 
@@ -64,9 +68,10 @@ class LTLOnline(LocalRule):
     def taught(self, lesson: Lesson) -> Learner:
         """The learner of a lesson."""
         graph, first = lesson.graph, self.first(lesson.graph)
+        part = host(graph, lesson.scores)
 
         def learn(batch: Batch) -> Tensor:
-            rates, answers = lesson.wanted(batch)
+            rates, right = lesson.wanted(batch)
             run, sums = Stepwise(graph, batch.params, {lesson.input: batch.x}), dict[str, Tensor]()
 
             def alone(node: Node, current: Tensor) -> Tensor:
@@ -75,21 +80,39 @@ class LTLOnline(LocalRule):
 
             run.state.disturb["current"] = alone
             total = batch.x.new_zeros(())
-            for t in range(1, graph.steps + 1):
-                run.step(learn=t > first)
-                if t <= first:
+            for learns, count in alike([t > first for t in range(1, graph.steps + 1)], self.chunk):
+                before = dict(run.state.count)
+                made = run.chunk(count, learns)
+                if not learns:
                     continue
-                answer = lesson.answer(run.head(run.running())[lesson.scores], answers)
-                total += answer.detach()
+                scores = answers(part, batch.params, run.state.values, run.runnings(made))
+                wanted = right.expand(count, *right.shape).flatten(0, 1)
+                answer = lesson.answer(scores.flatten(0, 1), wanted) * count
+                total += answer.detach().to(total.device)
                 ways = [(answer, torch.ones_like(answer))]
                 for layer, rate in rates.items():
-                    missed = torch.sub(rate, run.state.count[layer], alpha=1 / t)
-                    total += missed.square().mean()
-                    slope = boxcar(run.state.potential[layer], run.theta(layer), self.width)
-                    ways.append((sums[layer], slope.mul_(missed).mul_(-2 / (t * rate.numel()))))
-                made, errors = zip(*(way for way in ways if way[0].requires_grad), strict=True)
-                torch.autograd.backward(made, errors)
+                    total += self._errors(made, layer, rate, before[layer], run.theta(layer)).to(total.device)
+                    error = made.potential[layer]
+                    ways.append((sums[layer], error.sum(0, keepdim=True) if len(sums[layer]) == 1 else error))
+                ends, errors = zip(*(way for way in ways if way[0].requires_grad), strict=True)
+                torch.autograd.backward(ends, errors)
             run.finish()
             return total
 
         return learn
+
+    def _errors(self, made: Chunk, layer: str, rate: Tensor, count: Tensor, theta: Tensor) -> Tensor:
+        """The losses of a layer, summed over a chunk; the potentials become the errors of its currents (eq. 10, 11).
+
+        Args:
+            rate: the target [N, ...].
+            count: of spikes before the chunk [N, ...].
+        """
+        potential, total = made.potential[layer], theta.new_zeros(())
+        for i, spikes in enumerate(made.values[layer]):
+            t, count = made.first + 1 + i, count + spikes
+            missed = torch.sub(rate.to(count.device), count, alpha=1 / t)
+            total += missed.square().mean()
+            slope = boxcar(potential[i], theta, self.width)
+            torch.mul(slope.mul_(missed), -2 / (t * rate.numel()), out=potential[i])
+        return total

@@ -16,7 +16,6 @@ T. Where alpha = 0 this is SLTT; with one layer of neurons it is TET with the re
 
 from __future__ import annotations
 
-from collections.abc import Container
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,9 +24,11 @@ import torch
 from torch import Tensor
 from torch.nn.grad import conv2d_weight
 
-from snnc.errors import GraphError
+from snnc.errors import GraphError, PipelineError
 from snnc.ir import LINEAR, WEIGHTED, Graph, Node, attr_ints, roles
 from snnc.pipeline import Context
+from snnc.sim.placement import moved
+from snnc.sim.stepper import Stepper
 from snnc.sim.steps import Stepwise
 from snnc.sim.torch import KERNELS, Tensors, biased
 
@@ -44,6 +45,11 @@ class OTTT(PerStep):
     name = "ottt"
 
     def __post_init__(self) -> None:
+        if self.batchnorm:
+            why = "leads what was sent at earlier steps through the synapses, and each step has a batch norm of its own"
+            raise PipelineError(
+                f"'ottt' cannot have batchnorm: it {why}", hint="standardize=true, as its paper; or sltt"
+            )
         self.check()
 
     def learner(self, graph: Graph, ctx: Context) -> Learner:
@@ -61,7 +67,7 @@ class OTTT(PerStep):
             run = Stepwise(graph, fixed, {source: batch.x}, width=self.width, surrogate=self.surrogate)
             sums: dict[str, Tensor] = {}
             run.state.disturb["current"] = lambda node, current: sums.setdefault(node.name, differentiable(current))
-            traces = [Trace(graph, each, run.state.still) for each in synapses]
+            traces = [Trace(each, run.state) for each in synapses]
             total = torch.zeros((), device=batch.x.device)
             for t in range(1, graph.steps + 1):
                 sums.clear()
@@ -72,7 +78,7 @@ class OTTT(PerStep):
                     decoded = {name: differentiable(value) for name, value in run.present().items()}
                     loss = self.at_a_step(judge, run.head(decoded)[scores], batch.labels) / len(steps)
                     hand_on(loss, {**sums, **decoded}, traces, batch.params)
-                    total += loss.detach()
+                    total += loss.detach().to(total.device)
             for trace in traces:
                 trace.finish(batch.params)
             return total
@@ -192,14 +198,13 @@ class Trace:
         share: a of the module, where it is.
     """
 
-    def __init__(self, graph: Graph, synapses: Synapses, still: Container[str]) -> None:
-        """Begin with nothing; `still`: the values that are the same at every step."""
-        self.graph, self.synapses = graph, synapses
+    def __init__(self, synapses: Synapses, state: Stepper) -> None:
+        """Begin with nothing; `state`: of the network that sends."""
+        self.graph, self.synapses, self.place, still = state.graph, synapses, state.place, state.still
         self.events: dict[str, Tensor] = {}
         self.charged = {"per-step": 0.0, "first-step": 0.0}
-        steadily = all(
-            "bias" not in roles(n, graph.params) or n.attrs.get("bias_at") == "per-step" for n in synapses.nodes
-        )
+        params = state.graph.params
+        steadily = all("bias" not in roles(n, params) or n.attrs.get("bias_at") == "per-step" for n in synapses.nodes)
         self.even, self.share = steadily and all(name in still for name in synapses.sources), 0.0
         self._error: Tensor | None = None
 
@@ -234,16 +239,17 @@ class Trace:
     def _hand_on(self, error: Tensor, params: Tensors) -> None:
         made = self.through(params)
         if made.requires_grad:
-            made.backward(error)  # type: ignore[no-untyped-call]
+            made.backward(error.to(made.device))  # type: ignore[no-untyped-call]
 
     def through(self, params: Tensors) -> Tensor:
         """Something whose gradient in `params` is that of the traces led through the synapses, [N, ...]."""
         found = dict(self.events)
         for node in self.synapses.nodes:
-            own = {role: params[name] for role, name in roles(node, self.graph.params).items()}
+            here = self.place.get(node.name)
+            own = {role: moved(params[name], here) for role, name in roles(node, self.graph.params).items()}
             if "bias" in own:
                 own["bias"] = own["bias"] * self.charged[str(node.attrs.get("bias_at", "first-step"))]
-            read = [found[name] for name in self.graph.values(node)]
+            read = [moved(found[name], here) for name in self.graph.values(node)]
             unread = node.name in self.synapses.unread
             made = without_value(node, read[0], own["weight"]) if unread else KERNELS[node.op](node, read, own)
             found[node.name] = biased(node, made, own)

@@ -55,12 +55,30 @@ def joined(environment: Mapping[str, str] = os.environ) -> Iterator[None]:
 
 
 def own_device(device: str, environment: Mapping[str, str] = os.environ) -> str:
-    """The device of this process: of several, each has a GPU of its own."""
+    """The device of this process: of several, each has a GPU of its own.
+
+    Raises:
+        PipelineError: several processes are told to use several devices each.
+    """
+    check_alone(device)
     if processes() == 1 or device != "cuda":
         return device
     device = f"cuda:{environment['LOCAL_RANK']}"
     torch.cuda.set_device(device)
     return device
+
+
+def check_alone(device: str) -> None:
+    """Refuse several devices where there are several processes.
+
+    Raises:
+        PipelineError: says so.
+    """
+    if processes() > 1 and "," in device:
+        raise PipelineError(
+            f"{processes()} processes share one training; each has one device, not {device}",
+            hint="--device cuda, one GPU for each process, or one process with all of them",
+        )
 
 
 def processes() -> int:

@@ -10,7 +10,10 @@ linear). Of a delayed read-out, T in L is the number of steps that count. The se
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from torch import Tensor
 
@@ -21,6 +24,7 @@ from .end_to_end import EndToEnd
 from .losses import Compare, Labelled
 from .trainer import check
 
+Kind = TypeVar("Kind")
 WANTED = 1.0
 """What the second term draws all scores to: one constant, as the released code of TET and SLTT has it."""
 
@@ -60,16 +64,38 @@ def predictions(graph: Graph, params: Tensors, values: Tensors, scores: str) -> 
         values: as `snnc.sim.torch.forward` made them, those that the host and the read-outs read among them.
         scores: the value that is judged.
     """
-    part, steps = host(graph, scores), counted(graph)
-    given: dict[str, Tensor] = {}
-    for name in part.inputs:
-        if name in graph and graph[name].op == "decode":
-            sent = values[graph.values(graph[name])[0]]
-            sent = sent.expand(graph.steps, *sent.shape[1:])[steps.start - 1 :] * graph.steps
-        else:
-            sent = values[name].expand(len(steps), *values[name].shape)
-        given[name] = sent.flatten(0, 1)
-    return forward(part, params, given)[scores].reshape(len(steps), -1, *graph.type(scores).shape)
+    steps, decoded = counted(graph), {}
+    for node in graph.nodes:
+        if node.op == "decode" and (sent := values.get(graph.values(node)[0])) is not None:
+            decoded[node.name] = sent.expand(graph.steps, *sent.shape[1:])[steps.start - 1 :] * graph.steps
+    return answers(host(graph, scores), params, {**values, **decoded}, decoded)
+
+
+def answers(part: Graph, params: Tensors, values: Tensors, decoded: Tensors) -> Tensor:
+    """What the host makes of read-outs that differ from step to step, [steps, N, classes], differentiable.
+
+    Args:
+        part: of the host, see `host`.
+        values: analog ones by name, [N, ...].
+        decoded: by read-out, [steps, N, ...].
+    """
+    (scores,) = part.outputs
+    count = len(next(iter(decoded.values())))
+    given = {
+        name: (decoded[name] if name in decoded else values[name].expand(count, *values[name].shape)).flatten(0, 1)
+        for name in part.inputs
+    }
+    made = forward(part, params, given)[scores]
+    return made.reshape(count, -1, *made.shape[1:])
+
+
+def alike(kinds: Sequence[Kind], most: int) -> Iterator[tuple[Kind, int]]:
+    """What follows on itself in a sequence, and how often, `most` times at once."""
+    for kind, group in itertools.groupby(kinds):
+        left = len(list(group))
+        while left:
+            yield kind, min(left, most)
+            left -= min(left, most)
 
 
 def host(graph: Graph, scores: str) -> Graph:

@@ -67,6 +67,7 @@ class PTL(Pass):
     name = "ptl"
     takes = frozenset({Stage.ANALOG})
     gives = Stage.SPIKING
+    splits = True
 
     steps: int = 16
     percentile: float = 99.9

@@ -30,7 +30,7 @@ class Seen:
         """With `start`, the weights [neurons, ...] that the training starts from, weights are standardized."""
         self.constraint = constraint
         mask, scale, levels = (
-            None if array is None else torch.tensor(array, device=device)
+            None if array is None else torch.tensor(array).to(device)
             for array in (
                 (constraint.mask, constraint.scale, constraint.levels) if constraint is not None else (None,) * 3
             )

@@ -23,7 +23,7 @@ from snnc.pipeline import Context
 from snnc.sim.steps import Stepwise
 
 from .losses import criterion
-from .per_step import PerStep, counted
+from .per_step import PerStep, alike, answers, counted, host
 from .readout import readout
 from .trainer import Batch, Learner
 
@@ -34,14 +34,16 @@ class SLTT(PerStep):
 
     Attributes:
         k: the steps of each batch that are learned from; 0: all.
+        chunk: steps that run at once: more are faster, and kept for the way back together.
     """
 
     name = "sltt"
 
     k: int = 0
+    chunk: int = 4
 
     def __post_init__(self) -> None:
-        self.check(k=self.k >= 0)
+        self.check(k=self.k >= 0, chunk=self.chunk >= 1)
 
     def learner(self, graph: Graph, ctx: Context) -> Learner:
         """What makes the gradients of one batch.
@@ -56,21 +58,26 @@ class SLTT(PerStep):
             )
         (name,) = graph.inputs
         scores = readout(graph, ctx.score)
-        judge = criterion(self, graph, scores, ctx)
+        part = host(graph, scores)
+        judge, norms = criterion(self, graph, scores, ctx), self.norms(graph)
 
         def learn(batch: Batch) -> Tensor:
             chosen = set(steps if self.k == 0 else batch.rng.choice(steps, self.k, replace=False).tolist())
-            run = Stepwise(graph, batch.params, {name: batch.x}, width=self.width, surrogate=self.surrogate)
-            losses = []
-            for t in range(1, graph.steps + 1):
-                run.step(learn=t in chosen)
-                if t in steps:
-                    with torch.set_grad_enabled(t in chosen):
-                        answer = run.head(run.present())[scores]
-                        losses.append(self.at_a_step(judge, answer, batch.labels) / len(steps))
-                    if t in chosen:
-                        losses[-1].backward()  # type: ignore[no-untyped-call]
+            work, x = norms.on(batch), {name: batch.x}
+            run = Stepwise(graph, batch.params, x, width=self.width, surrogate=self.surrogate, normalize=work.by_node)
+            losses, kinds = [], [(t in steps, t in chosen) for t in range(1, graph.steps + 1)]
+            for (counts, learns), count in alike(kinds, self.chunk):
+                made = run.chunk(count, learns, counting=False)
+                if not counts:
+                    continue
+                with torch.set_grad_enabled(learns):
+                    answer = answers(part, batch.params, run.state.values, run.presents(made))
+                    wanted = batch.labels.expand(count, *batch.labels.shape).flatten(0, 1)
+                    losses.append(self.at_a_step(judge, answer.flatten(0, 1), wanted) * (count / len(steps)))
+                if learns:
+                    losses[-1].backward()  # type: ignore[no-untyped-call]
             run.finish()
+            work.remember()
             return torch.stack([loss.detach() for loss in losses]).sum()
 
         return learn

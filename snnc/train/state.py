@@ -1,6 +1,7 @@
 """A training as the bytes of one file, in safetensors' format: nothing in it can run.
 
     real.NAME                the params that learn, at full precision
+    running.NAME             running means over the batches
     kept.NAME                those of the best epoch
     optimizer.NAME.KEY       torch's state of the optimizer
     metadata facts           JSON: format, config (what must not change before it goes on), position

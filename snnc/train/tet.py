@@ -32,12 +32,12 @@ class TET(PerStep):
 
     def learner(self, graph: Graph, ctx: Context) -> Learner:
         scores = readout(graph, ctx.score)
-        judge = criterion(self, graph, scores, ctx)
+        judge, norms = criterion(self, graph, scores, ctx), self.norms(graph)
         part = host(graph, scores)
         needed = {*part.inputs, *(value for n in graph.nodes if n.name in part.inputs for value in graph.values(n))}
 
         def loss(batch: Batch) -> Tensor:
-            values = self.values(graph, batch, needed)
+            values = self.values(graph, batch, needed, norms)
             answers = predictions(graph, batch.params, values, scores)
             wanted = batch.labels.expand(len(answers), *batch.labels.shape).flatten(0, 1)
             return self.at_a_step(judge, answers.flatten(0, 1), wanted)

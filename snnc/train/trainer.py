@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -27,6 +27,7 @@ class Trainer(Pass):
     """A pass that fits params to data."""
 
     takes = frozenset({Stage.SPIKING, Stage.CONSTRAINED})
+    splits = True
 
     @abstractmethod
     def fit(self, graph: Graph, ctx: Context) -> Mapping[str, Array]:
@@ -57,7 +58,8 @@ class Batch:
         params: by name, as the network sees them (constraints obeyed): leaves, those that learn require gradients.
         x: inputs [N, ...].
         labels: right answers [N], or targets, float32 [N, ...].
-        rng: for what the rule leaves to chance in this update; follows from seed and position, so nothing has to be
+        rng: for what the rule leaves to chance in this update; follows from seed and position.
+        running: running means over the batches (`snnc.train.beside`), which the learner replaces: all that is
             remembered between updates.
     """
 
@@ -65,6 +67,7 @@ class Batch:
     x: Tensor
     labels: Tensor
     rng: np.random.Generator
+    running: dict[str, Tensor] = field(default_factory=dict)
 
 
 Learner = Callable[[Batch], Tensor]

@@ -41,8 +41,9 @@ from snnc.train import LTL
 from .chip import DynapChip, model
 from .defects import DefectMap
 from .layout import laid_out
+from .levels import repeatable
 from .limits import findings_of, limits_of, most_bits
-from .mismatch import Excitatory, Preset, Sharing
+from .mismatch import SIGMA, SPREADS, Excitatory, Preset, Sharing
 from .place import MOST_BITS, host_readout, place
 from .profile import BUILT_IN, Profile, from_json, load_profile
 
@@ -59,15 +60,18 @@ class DynapSim(Target, Attaching, Laying):
         strict: what the cores share is a wall: a network that needs more is refused. Else it is reported.
         steps, epochs: T and LTL epochs of the default recipe.
         bits, fan_in, mismatch, preset, guard_bits: instead of the profile's own; bits of the weights, of which one is
-            the sign; connections (CAM words) of a neuron; sigma of every physical part.
+            the sign; connections (CAM words) of a neuron; sigma of every physical part, of presets that have one.
         thermal: sigma of the noise on the summed current, relative, fresh at every step.
         silencing: share of neurons that are dead.
         rate, width, warm_up, batch: of the learning block; warm_up as a share of the T steps.
+        readout: whether the host's read-out learns from the labels while the chip calibrates itself.
         code: how the input comes in the default recipe: as a constant current, or as the stream of events that it is.
-        sharing, excitatory: of the mismatch, see `mismatch`; only `ltl` and `buchel` take its sigma.
+        levels: the weights of the default recipe: integers of a step for each core, or sums of as many base currents as
+            the weights have bits, one set for a layer, which leaves the layout free to choose its cores.
+        sharing, excitatory: of the mismatch, see `mismatch`.
         thermal_on, silence, defects, defect_map, jitter: of the noise, see `noise`.
         tier: discrete neurons, or circuits of differential-pair integrators.
-        learning: the paper's rule, or counters and single writes; p_write is how probable each of these is.
+        learning: the paper's rule, or counters and single writes; p_write is how probable each of these is at first.
     """
 
     name = "dynap-sim"
@@ -81,12 +85,13 @@ class DynapSim(Target, Attaching, Laying):
     mismatch: float | None = None
     thermal: float = 0.0
     silencing: float = 0.0
-    rate: float = 0.1
-    width: float = 1.0
+    rate: float = 0.01
+    width: float = 2.0
     warm_up: float = 0.75
     guard_bits: int | None = None
     batch: int = 16
     code: Literal["direct", "events"] = "direct"
+    levels: Literal["symmetric", "base-currents"] = "symmetric"
     preset: Preset | None = None
     sharing: Sharing = "physical"
     excitatory: Excitatory = "fast"
@@ -97,6 +102,7 @@ class DynapSim(Target, Attaching, Laying):
     jitter: int = 0
     tier: Literal["lif", "dpi"] = "lif"
     learning: Literal["float", "hardware"] = "float"
+    readout: Literal["labels", "fixed"] = "labels"
     p_write: float = 1.0
 
     def __post_init__(self) -> None:
@@ -119,6 +125,12 @@ class DynapSim(Target, Attaching, Laying):
         }
         if bad := [f"{key}={getattr(self, key)}" for key, good in fine.items() if not good]:
             raise PipelineError(f"'{self.name}' cannot work with {', '.join(bad)}")
+        kind = self.chip.mismatch.preset
+        if self.mismatch and kind not in SIGMA:
+            raise PipelineError(
+                f"mismatch={self.mismatch} says nothing about preset={kind}, which has {SPREADS[kind]}",
+                hint="leave mismatch away (0: no mismatch at all), or preset=ltl",
+            )
         model(self)
 
     @cached_property
@@ -152,7 +164,13 @@ class DynapSim(Target, Attaching, Laying):
         bits = self.bits or chip.weight_bits + (chip.weight_coding == "repeated")
         core = chip.neurons_per_core
         to_chip: list[Pass] = [LimitFanIn(chip.fan_in - tonic)]
-        if "base_weights" in common or "threshold" in common:
+        if self.levels == "base-currents":
+            if chip.weight_coding == "repeated":
+                raise PipelineError(
+                    f"'{chip.name}' has no base currents: its words repeat one", hint="levels=symmetric"
+                )
+            to_chip += [QuantizeWeights(bits=bits, per="tensor", levels="base-currents"), ShareThresholds(core)]
+        elif "base_weights" in common or "threshold" in common:
             to_chip += [QuantizeWeights(bits=bits, per="core", core=core), ShareThresholds(core)]
         else:
             to_chip += [QuantizeWeights(bits=bits)]
@@ -173,9 +191,11 @@ class DynapSim(Target, Attaching, Laying):
         )
 
     def findings(self, graph: Graph) -> list[Finding]:
-        return findings_of(graph, self.chip, self._most_bits, self.strict)
+        return findings_of(graph, self.chip, self._most_bits, self.strict, self.steps)
 
     def place(self, graph: Graph) -> Graph:
+        if self.chip.weight_coding == "repeated":
+            repeatable(graph)
         broken = [f for f in self.findings(graph) if f.wall and not f.ok]
         if broken:
             problems = [TargetError(_broken(f), at=graph[f.layer].at) for f in broken]
@@ -199,6 +219,10 @@ class DynapSim(Target, Attaching, Laying):
     def from_attached(cls, options: Mapping[str, str], bundle: Bundle) -> DynapSim:
         if "defect_map" in options:
             raise ArtifactError("names a list of defects outside of it")
+        if PROFILE not in bundle.files:
+            raise ArtifactError(
+                f"holds no {PROFILE}", hint="it is of a version without chip descriptions: compile the model again"
+            )
         described = from_json(bundle.json(PROFILE), PROFILE)
         named = options.get("profile", cls.profile)
         made = spec.build(cls, {key: value for key, value in options.items() if key != "profile"})

@@ -6,9 +6,11 @@ What leaves it is what leaves the real chip: spikes, and the potential of one mo
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,7 +19,7 @@ import torch
 from snnc.artifact import Bundle, canonical, pack, unpack
 from snnc.data import Data, Split
 from snnc.errors import ArtifactError, TargetError
-from snnc.ir import Array, Graph, Samples
+from snnc.ir import Array, Graph, Samples, roles
 from snnc.ir.streams import sample_shape
 from snnc.pipeline import Progress, silent, single
 from snnc.report import Ledger, Row
@@ -25,6 +27,7 @@ from snnc.sim.torch import exact, to_tensor
 from snnc.target import Artifact, Chip
 from snnc.train.targets import Targets
 
+from .answers import Answers, host_params
 from .counters import CountingBlock
 from .device import Device, Model
 from .dpi import Circuit
@@ -64,6 +67,8 @@ class DynapChip(Chip):
     Attributes:
         target, artifact: what was programmed.
         device: its parts.
+        on: where it is simulated.
+        fired: spikes of every layer of neurons in the last epoch of `learn`.
     """
 
     def __init__(
@@ -83,9 +88,16 @@ class DynapChip(Chip):
         learning = target.chip.learning
         rule = Rule(target.rate, target.width, warm_up, learning.guard_bits, target.p_write, learning)
         self.block = BLOCKS[target.learning](self.device, rule)
-        self._on, self._epochs = device, 0
+        self.on, self._epochs, self.fired = device, 0, Counter[str]()
         if state is not None:
             self._restore(state)
+
+    @property
+    def teacher(self) -> Graph:
+        """The analog network that it learns from."""
+        if self.artifact.graph.teacher is None:
+            raise TargetError("the artifact holds no teacher to learn from")
+        return self.artifact.graph.teacher
 
     def run(self, x: Samples, progress: Progress = silent, monitor: Sequence[tuple[str, int]] = ()) -> dict[str, Array]:
         """Outputs [N, ...] by name for inputs x [N, ...].
@@ -97,18 +109,14 @@ class DynapChip(Chip):
         Raises:
             TargetError: the samples do not fit, or two monitored neurons share a core.
         """
-        name, sample = next(iter(self.graph.inputs)), x.shape[1:]
-        want = sample_shape(self.graph, name, sample)
-        if not x.shape or sample != want:
-            raise TargetError(f"input '{name}' takes samples of shape {list(want)}, not {list(sample)}")
-        if len(x) == 0:
-            raise TargetError("there are no samples to run")
+        self.check(x)
         self._watchable(monitor)
+        name = next(iter(self.graph.inputs))
         parts: dict[str, list[Array]] = {}
         with torch.inference_mode(), exact(), one_thread():
             for at in range(0, len(x), CHUNK):
                 progress(f"chip {self.seed} runs", at, len(x))
-                stepper = self.device.stepper({name: to_tensor(x[at : at + CHUNK], self._on)}, at // CHUNK)
+                stepper = self.device.stepper({name: to_tensor(x[at : at + CHUNK], self.on)}, at // CHUNK)
                 seen: dict[str, list[torch.Tensor]] = {f"{layer}[{i}]": [] for layer, i in monitor}
                 for _ in range(self.graph.steps):
                     stepper.step()
@@ -118,6 +126,19 @@ class DynapChip(Chip):
                 for user, value in made.items():
                     parts.setdefault(user, []).append(value.cpu().numpy())
         return {user: np.concatenate(found) for user, found in parts.items()}
+
+    def check(self, x: Samples) -> None:
+        """Refuse samples that it cannot run.
+
+        Raises:
+            TargetError: there are none, or they have another shape.
+        """
+        name, sample = next(iter(self.graph.inputs)), x.shape[1:]
+        want = sample_shape(self.graph, name, sample)
+        if not x.shape or sample != want:
+            raise TargetError(f"input '{name}' takes samples of shape {list(want)}, not {list(sample)}")
+        if len(x) == 0:
+            raise TargetError("there are no samples to run")
 
     def _watchable(self, monitor: Sequence[tuple[str, int]]) -> None:
         """Refuse to monitor what no core can show."""
@@ -135,15 +156,22 @@ class DynapChip(Chip):
         ledger = Ledger([self._judged("before", data.validation)])
         for epoch in range(1, epochs + 1):
             start = time.perf_counter()
-            self._epoch(data.train, progress)
-            notes = (str(Wear.of(self.block.registers.values())),)
-            ledger.add(self._judged(f"epoch {epoch}", data.validation, notes, time.perf_counter() - start))
+            kept, told = self._stored(), self.learn(data.train, progress)
+            notes = (str(Wear.of(self.block.registers.values())), *told)
+            row = self._judged(f"epoch {epoch}", data.validation, notes, time.perf_counter() - start)
+            before = ledger.rows[-1].value
+            assert row.value is not None
+            assert before is not None
+            if row.score.better(before, row.value):
+                self._program(kept)
+                worse = f"taken back: {row.score.text(row.value)} on validation samples is worse than before"
+                row = replace(row, value=before, notes=(*notes, worse))
+            ledger.add(row)
         return ledger
 
     def state(self) -> Bundle:
-        stored = {name: r.stored.cpu().numpy() for name, r in self.block.registers.items()}
         about = {"seed": self.seed, "epochs": self._epochs, "artifact": self.artifact.digest}
-        return Bundle("chip", {"state.safetensors": pack(stored), "chip.json": canonical(about)}, about)
+        return Bundle("chip", {"state.safetensors": pack(self._stored()), "chip.json": canonical(about)}, about)
 
     def _restore(self, state: Bundle) -> None:
         about = state.json("chip.json")
@@ -154,31 +182,73 @@ class DynapChip(Chip):
                 f"the state is of chip {about.get('seed')} with artifact {str(about.get('artifact'))[:12]}, "
                 f"this is chip {self.seed} with {self.artifact.digest[:12]}"
             )
-        stored = unpack(state, "state.safetensors")
+        self._program(unpack(state, "state.safetensors"))
+        self._epochs = about["epochs"]
+
+    def _program(self, stored: Mapping[str, Array]) -> None:
+        """Set everything to what `_stored` said.
+
+        Raises:
+            ArtifactError: this chip cannot be set to that.
+        """
         for name, register in self.block.registers.items():
             if name not in stored or not register.restore(stored[name]):
                 raise ArtifactError(f"the state has no fitting '{name}'")
             self.device.nominal[name] = register.nominal()
-        self._epochs = about["epochs"]
+        thresholds = self._thresholds()
+        for name in (*thresholds, *host_params(self.graph)):
+            start = self.graph.params[name]
+            value = stored.get(name, start)
+            fits = value.shape == start.shape and value.dtype == np.float32 and np.isfinite(value).all()
+            if not fits or (name in thresholds and (value <= 0).any()):
+                raise ArtifactError(f"the state has no fitting '{name}'")
+            self.device.nominal[name] = torch.tensor(value, device=self.on)
 
-    def _epoch(self, split: Split, progress: Progress) -> None:
+    def _thresholds(self) -> tuple[str, ...]:
+        return tuple(roles(node, self.graph.params)["theta"] for node in self.graph.nodes if node.op == "lif")
+
+    def _stored(self) -> dict[str, Array]:
+        """The registers, and thresholds and the host's read-out where they are not what the artifact says, by param."""
+        names = (*self._thresholds(), *host_params(self.graph))
+        now = {name: self.device.nominal[name].cpu().numpy() for name in names}
+        moved = {name: value for name, value in now.items() if not np.array_equal(value, self.graph.params[name])}
+        return {name: r.stored.cpu().numpy().copy() for name, r in self.block.registers.items()} | moved
+
+    def learn(self, split: Split, progress: Progress = silent) -> tuple[str, ...]:
+        """One epoch of the learning block, and of the host's read-out, on these samples; nothing is judged.
+
+        Returns:
+            What there is to say about it.
+        """
         self._epochs += 1
-        self.block.begin(self.seed, self._epochs)
+        batches = -(-len(split) // self.target.batch)
+        self.block.begin(self.seed, self._epochs, batches)
         name = next(iter(self.graph.inputs))
-        targets = Targets(self.artifact.graph, _teacher(self.artifact), self._on)
+        targets = Targets(self.artifact.graph, self.teacher, self.on)
+        answers = None
+        self.fired.clear()
+        if self.target.readout == "labels":
+            answers = Answers(self.graph, self.device.nominal, split.score, self.target.rate, batches)
         with torch.inference_mode(), exact(), one_thread():
-            for i, (x, wanted) in enumerate(self._pipelined(split, targets)):
+            for i, (index, x, wanted) in enumerate(self._pipelined(split, targets)):
                 progress(f"chip {self.seed} calibrates", i * self.target.batch, len(split))
-                self.block.learn(self.device.stepper({name: x}, -self._epochs * 10**6 - i), wanted)
+                stepper = self.device.stepper({name: x}, -self._epochs * 10**6 - i)
+                self.block.learn(stepper, wanted)
+                self.fired.update({layer: int(count.sum()) for layer, count in stepper.count.items()})
+                if answers is not None:
+                    answers.learn(stepper.values, torch.as_tensor(split.labels[index], device=self.on))
+        return (f"the read-out stays as it is: {answers.why}",) if answers is not None and answers.why else ()
 
-    def _pipelined(self, split: Split, targets: Targets) -> Iterator[tuple[torch.Tensor, dict[str, torch.Tensor]]]:
-        """Batches and their targets; the host computes those of batch i+1 while the chip learns batch i."""
+    def _pipelined(
+        self, split: Split, targets: Targets
+    ) -> Iterator[tuple[Array, torch.Tensor, dict[str, torch.Tensor]]]:
+        """Which samples are a batch, themselves and their targets, which the host computes one batch ahead."""
         order = np.random.default_rng([self.seed, self._epochs]).permutation(len(split))
         batches = [order[at : at + self.target.batch] for at in range(0, len(order), self.target.batch)]
 
-        def prepare(index: Array) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-            x = to_tensor(split.x(index), self._on)
-            return x, targets(x)
+        def prepare(index: Array) -> tuple[Array, torch.Tensor, dict[str, torch.Tensor]]:
+            x = to_tensor(split.x(index), self.on)
+            return index, x, targets(x)
 
         with ThreadPoolExecutor(1) as host:
             coming = host.submit(prepare, batches[0])
@@ -191,12 +261,6 @@ class DynapChip(Chip):
     def _judged(self, step: str, split: Split, notes: tuple[str, ...] = (), seconds: float = 0.0) -> Row:
         value, nodes = split.score.measure(single(self.run(split)), split.labels), len(self.graph.nodes)
         return Row(step, value, "validation", self.graph.stage, nodes, {}, notes, True, seconds, score=split.score)
-
-
-def _teacher(artifact: Artifact) -> Graph:
-    if artifact.graph.teacher is None:
-        raise TargetError("the artifact holds no teacher to learn from")
-    return artifact.graph.teacher
 
 
 def model(target: DynapSim) -> Model:

@@ -7,14 +7,16 @@ Every neuron has (bits and dead zone are the profile's; those of se2 are named)
     E[t] = A[t] - 256 * C[t]                         UP if E > dead zone, DOWN if E < -dead zone (one count, 256)
     B[t] = |U[t] - theta| < p/2                      a window comparator on the potential, one bit
 
-and at every step behind the warm-up, wherever B and a random bit of the neuron (1 with probability p_write, as of a
-shift register) let it, every synapse that has just received a spike is written by +-1:
+and at every step behind the warm-up, wherever B and a random bit of the neuron (1 with probability p, as of a shift
+register) let it, every synapse that has just received a spike is written by +-1:
 
     stored <- clip(stored + (UP - DOWN) * S_j[t], -top, top)      stored: the level and its guard bits
 
-The sign is that of -zeta in LTL eq. 11, E = t (r t - C) / t in counts; how large E is does not matter. A bias is a
-synapse whose input is always there. An input that is a constant current has no spikes: its event is a bit that is 1
-with probability |x| / max |x| of the sample, with the sign of x. Counter and accumulator saturate at 63 counts.
+p falls from p_write to 0 over an epoch, linearly: the host sets it for all neurons, batch by batch. Errors have a sign
+and no size, so that writes that stay as probable would end in noise. The sign is that of -zeta in LTL eq. 11,
+E = t (r t - C) / t in counts. A bias is a synapse whose input is always there. An input that is a constant current has
+no spikes: its event is a bit that is 1 with probability |x| / max |x| of the sample, with the sign of x. Counter and
+accumulator saturate at 63 counts.
 
 The chip learns sample by sample, at once. The simulation runs a batch of samples side by side: all of them see the
 weights from before the batch, and their writes, integers, are added behind it. With batch=1 that is no approximation.
@@ -47,6 +49,15 @@ class CountingBlock(Block):
         """Counts that the counter holds."""
         return int(2**self.rule.counters.counter_bits - 1)
 
+    def begin(self, seed: int, epoch: int, batches: int) -> None:
+        super().begin(seed, epoch, batches)
+        self._batches, self._done = batches, 0
+
+    @property
+    def chance(self) -> float:
+        """p of the present batch."""
+        return self.rule.p_write * max(0.0, 1 - self._done / self._batches)
+
     def learn(self, stepper: Stepper, targets: Mapping[str, Tensor]) -> None:
         """Run the batch to its end, writing towards the target rates [N, ...] of every layer."""
         graph, sums = self.device.graph, dict[str, tuple[Tensor, Tensor]]()
@@ -64,6 +75,7 @@ class CountingBlock(Block):
         for name, (net, gross) in sums.items():
             self.registers[name].add(net, gross)
             self.program(name)
+        self._done += 1
 
     def _flags(self, stepper: Stepper, neuron: Node, teacher: Tensor) -> Tensor:
         """UP - DOWN of every neuron whose window is open: 1, 0 or -1."""
@@ -77,11 +89,11 @@ class CountingBlock(Block):
         """Add the writes of this step to `sums`: by param the sum of their signs, and their number."""
         graph, own = self.device.graph, roles(plastic.node, self.device.graph.params)
         events = self._events(stepper.values[plastic.node.inputs[0]], plastic.direct)
-        chosen = flags * (lucky < self.rule.p_write * self.share[own["weight"]])
+        chosen = flags * (lucky < self.chance * self.share[own["weight"]])
         net, gross = plastic.products(graph, events, chosen), plastic.products(graph, events.abs(), chosen.abs())
         found = {own["weight"]: (net, gross)}
         if "bias" in own:
-            chosen = flags * (lucky < self.rule.p_write)
+            chosen = flags * (lucky < self.chance)
             found[own["bias"]] = plastic.sums(chosen), plastic.sums(chosen.abs())
         for name, (net, gross) in found.items():
             before = sums.get(name)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from snnc.errors import TargetError
-from snnc.ir import Array, Graph, Node, roles
+from snnc.ir import Array, Graph, roles
 from snnc.ir.streams import streamed
 from snnc.sim.stepper import Disturb, Stepper
 from snnc.sim.torch import tensors
@@ -44,7 +44,7 @@ class Device:
     Attributes:
         graph: the placed network.
         sites: where its neurons are, by layer.
-        nominal: what the parts are set to, by param name; learning changes it.
+        nominal: what the parts are set to, by param name; repairs change it.
         factor: what becomes of every weight and bias: realised = nominal * factor, 0 where a synapse never conducts.
         inhibitory: the same for the negative values of those weights that have factors of their own for them.
         silent: by layer, 0 for dead neurons; empty without.
@@ -77,10 +77,14 @@ class Device:
         self.inhibitory = self._tensors(inhibitory)
         neurons = [n for n in graph.nodes if n.op == "lif"]
         self._tau, self._refractory = self._tensors(drawn.tau), self._tensors(drawn.refractory)
-        self._fixed: dict[str, Tensor] = {}
+        self._leaks: dict[str, Tensor] = {}
+        self._thresholds: dict[str, Tensor] = {}
         for node in neurons:
             if node.name in drawn.theta:
-                self._fixed |= self._neurons(node, drawn.theta[node.name], drawn.tau[node.name])
+                own = roles(node, graph.params)
+                leak = graph.params[own["alpha"]] ** (1 / drawn.tau[node.name])
+                self._leaks |= self._tensors({own["alpha"]: leak})
+                self._thresholds |= self._tensors({own["theta"]: drawn.theta[node.name]})
         dead = model.noise.silence == "frozen" and model.noise.silencing > 0
         self.silent = self._tensors({n.name: alive(seed, n, model.noise.silencing) for n in neurons} if dead else {})
 
@@ -89,7 +93,10 @@ class Device:
         realised = {name: self.nominal[name] * factor for name, factor in self.factor.items()}
         for name, factor in self.inhibitory.items():
             realised[name] = torch.where(self.nominal[name] < 0, self.nominal[name] * factor, realised[name])
-        return {**self.nominal, **self._fixed, **realised}
+        for name, factor in self._thresholds.items():
+            theta = self.nominal[name]
+            realised[name] = torch.maximum((theta * factor).abs(), theta * LEAST)
+        return {**self.nominal, **self._leaks, **realised}
 
     def stepper(self, x: Mapping[str, Tensor], stream: int) -> Stepper:
         """Start on a batch; `stream` numbers it, so that equal calls see equal noise."""
@@ -114,14 +121,6 @@ class Device:
         elif noise.silencing > 0:
             made["spikes"] = losing(noise.silencing, self._chance("lost", stream))
         return made
-
-    def _neurons(self, node: Node, threshold: Array, slower: Array) -> dict[str, Tensor]:
-        """Thresholds and leaks of a layer as mismatch makes them, by param name."""
-        names = roles(node, self.graph.params)
-        theta, alpha = (self.graph.params[names[role]] for role in ("theta", "alpha"))
-        made = {names["theta"]: np.maximum(np.abs(theta * threshold), theta * LEAST)}
-        made[names["alpha"]] = alpha ** (1 / slower)
-        return self._tensors(made)
 
     def _tensors(self, arrays: Mapping[str, Array]) -> dict[str, Tensor]:
         found = arrays.items()

@@ -73,6 +73,22 @@ def sites(placed: Graph, bundle: Bundle) -> dict[str, Array] | None:
     Raises:
         ArtifactError: the layout is damaged, or another network's.
     """
+    core = _stored(placed, bundle)
+    return None if core is None else sites_on(core)
+
+
+def cores_of(placed: Graph, bundle: Bundle, neurons_per_core: int) -> dict[str, Array]:
+    """The core of every neuron, by layer in its shape: the artifact's layout, else sequential filling.
+
+    Raises:
+        ArtifactError: the layout is damaged, or another network's.
+    """
+    core = _stored(placed, bundle)
+    return cores(placed, neurons_per_core) if core is None else core
+
+
+def _stored(placed: Graph, bundle: Bundle) -> dict[str, Array] | None:
+    """The core of every neuron as an artifact's layout has it."""
     if MAPPING not in bundle.files:
         return None
     try:
@@ -82,7 +98,7 @@ def sites(placed: Graph, bundle: Bundle) -> dict[str, Array] | None:
     shapes = {node.name: node.type.shape for node in placed.nodes if node.op == "lif"}
     if {name: array.shape for name, array in core.items()} != shapes:
         raise ArtifactError(f"{MAPPING} is of another network")
-    return sites_on({name: core[name] for name in shapes})
+    return {name: core[name] for name in shapes}
 
 
 def groups(placed: Graph, chip: Profile) -> dict[str, Array] | None:

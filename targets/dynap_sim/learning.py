@@ -8,13 +8,12 @@ target r from the host's ANN:
 
 All of it is local: spike count, target, a window comparator on the potential, the presynaptic spike. Nothing is kept
 from step to step but the counts and one sum per synapse, so memory does not grow with T; no gradient is traced.
-Weights are written once per batch, in units of theta as in the offline rule:
+Weights are written once per batch, by one step of Adam on the mean over the batch of the sum over t, as the paper does.
+Its rate is in the units of `snnc.train.units`, and falls to 0 over an epoch as a cosine; an epoch begins with fresh
+moments, so that a stored calibration goes on as if it had not stopped.
 
-    w <- w - rate * theta / width * mean over the batch of the sum over t of zeta * [|U - theta| < p/2] * S
-
-The rate falls as 1/n beyond 64 inputs. Each synapse stores an integer: its level and `guard_bits` more that collect
-small updates; updates are rounded to it stochastically, and the synapse conducts the rounded level. Biases are set in
-their own fine steps, without guard.
+Each synapse stores an integer: its level and `guard_bits` more that collect small updates; updates are rounded to it
+stochastically, and the synapse conducts the rounded level. Biases are set in their own fine steps, without guard.
 
 `hardware` has no real number in it: `snnc.targets.dynap_sim.counters`.
 """
@@ -34,7 +33,7 @@ from snnc.ir.streams import streamed
 from snnc.sim.neurons import boxcar
 from snnc.sim.stepper import Stepper
 from snnc.sim.torch import unfold
-from snnc.train.units import rate_share
+from snnc.train.units import rate_share, weights_of
 
 from .device import Device
 from .mismatch import onto
@@ -84,8 +83,10 @@ class Block(ABC):
                     self.share[name] = 1.0 if role == "bias" else rate_share(device.graph, plastic.node)
                     self.registers[name] = Register(device.graph, name, device.nominal[name], rule.guard_bits)
 
-    def begin(self, seed: int, epoch: int) -> None:
-        """Set the rounding noise of an epoch, so that a stored calibration can go on; count writes from 0."""
+    def begin(self, seed: int, epoch: int, batches: int) -> None:
+        """Set the rounding noise of an epoch of so many batches, so that a stored calibration can go on; count writes
+        from 0.
+        """
         self.noise.manual_seed(int(np.random.default_rng([seed, epoch, *b"rounding"]).integers(2**62)))
         for register in self.registers.values():
             register.forget()
@@ -109,12 +110,31 @@ class Block(ABC):
 
 
 class LearningBlock(Block):
-    """The float form: collects the updates of one batch, then writes them."""
+    """The float form: collects the gradient of one batch, takes one step of Adam, and writes."""
+
+    def begin(self, seed: int, epoch: int, batches: int) -> None:
+        super().begin(seed, epoch, batches)
+        units = weights_of(self.device.graph)
+        self._change = {name: torch.zeros_like(self.device.nominal[name]) for name in self.registers}
+        self._adam = torch.optim.Adam(
+            [{"params": [change], "lr": self.rule.rate * units[name]} for name, change in self._change.items()]
+        )
+        self._falls = torch.optim.lr_scheduler.CosineAnnealingLR(self._adam, batches)
 
     def learn(self, stepper: Stepper, targets: Mapping[str, Tensor]) -> None:
         """Run the batch to its end, learning towards the target rates [N, ...] of every layer, and write."""
-        graph = self.device.graph
-        sums: dict[str, Tensor] = {}
+        found = self.gradients(stepper, targets)
+        for name, change in self._change.items():
+            change.zero_().grad = found.get(name)
+        self._adam.step()
+        self._falls.step()
+        for name in found:
+            self.registers[name].write(self._change[name], self.noise)
+            self.program(name)
+
+    def gradients(self, stepper: Stepper, targets: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Run the batch to its end: by param theta^2 times the sum over its steps of eq. 10, a mean over the batch."""
+        graph, sums = self.device.graph, dict[str, Tensor]()
         for t in range(1, graph.steps + 1):
             stepper.step()
             if t <= self.rule.warm_up:
@@ -124,9 +144,7 @@ class LearningBlock(Block):
                 for plastic in self.synapses[layer]:
                     for name, part in _gradients(graph, plastic, stepper.values, error).items():
                         sums[name] = sums[name] + part if name in sums else part
-        for name, total in sums.items():
-            self.registers[name].write(-self.rule.rate * self.share[name] * total, self.noise)
-            self.program(name)
+        return sums
 
     def _error(self, stepper: Stepper, neuron: Node, rate: Tensor, t: int) -> Tensor:
         """theta^2 * zeta * boxcar, averaged over the batch [N, ...]: the gradient in units of theta."""
@@ -137,14 +155,13 @@ class LearningBlock(Block):
 
 @dataclass(frozen=True, eq=False)
 class Plastic:
-    """Synapses that learn: their node, how large one of their input events is, and the neurons they drive.
+    """Synapses that learn: their node, and the neurons they drive.
 
     Attributes:
         direct: whether they read the input as a constant current.
     """
 
     node: Node
-    height: float
     where: Tensor
     direct: bool
 
@@ -155,8 +172,7 @@ class Plastic:
         for node, where in onto(graph, neuron):
             if node.op in ("local", "dense") and roles(node, graph.params)["weight"] in graph.constraints:
                 direct = neurons_behind(graph, node.inputs[0]) == "encode" and not streamed(graph)
-                height = 1 / graph.steps if direct else 1.0
-                found.append(cls(node, height, torch.tensor(where, device=device), direct))
+                found.append(cls(node, torch.tensor(where, device=device), direct))
         return found
 
     def products(self, graph: Graph, x: Tensor, flags: Tensor) -> Tensor:
@@ -177,9 +193,9 @@ class Plastic:
 
 
 def _gradients(graph: Graph, plastic: Plastic, values: Mapping[str, Tensor], error: Tensor) -> dict[str, Tensor]:
-    """Sum over the batch of error times presynaptic event, by param; events are counted in units of their height."""
+    """Sum over the batch of error times what each synapse reads, by param."""
     own, x = roles(plastic.node, graph.params), values[plastic.node.inputs[0]]
-    found = {own["weight"]: plastic.products(graph, x, error) / plastic.height**2}
+    found = {own["weight"]: plastic.products(graph, x, error)}
     if "bias" in own:
         found[own["bias"]] = plastic.sums(error)
     return found

@@ -9,10 +9,11 @@ from snnc.target import Finding, Limits
 
 from . import shared
 from .cores import core_count, cores
-from .place import MOST_BITS, Layer, counted
+from .place import EXACT, MOST_BITS, Layer, counted
 from .profile import Profile
 
 FAN_IN, BITS, NEURONS, CORES = "fan-in", "weight bits", "neurons per chip", "cores per chip"
+POTENTIAL = "potential in weight steps"
 UNCHECKED = (
     "destinations per neuron",
     "tags",
@@ -23,22 +24,30 @@ UNCHECKED = (
 )
 
 
+SUMS = "[D] sums of multiples of 1/16 weight step that float32 adds exactly"
+
+
 def limits_of(chip: Profile, bits: int, strict: bool) -> Limits:
     """The limits of a chip whose weights have `bits` bits; `strict`: what its cores share is a wall."""
     common = shared.limits(chip)
     return Limits(
-        walls={FAN_IN: chip.fan_in, BITS: bits, **(common if strict else {})},
+        walls={FAN_IN: chip.fan_in, BITS: bits, POTENTIAL: EXACT, **(common if strict else {})},
         budgets={NEURONS: chip.neurons_per_chip, CORES: chip.cores_per_chip, **({} if strict else common)},
         unchecked=UNCHECKED,
         sources={**_sources(chip), **shared.sources(chip)},
     )
 
 
-def findings_of(graph: Graph, chip: Profile, bits: int, strict: bool) -> list[Finding]:
-    """How a graph of any stage stands to these limits; what its cores share shows once weights have levels."""
+def findings_of(graph: Graph, chip: Profile, bits: int, strict: bool, steps: int) -> list[Finding]:
+    """How a graph of any stage stands to these limits; what its cores share shows once weights have levels.
+
+    Args:
+        steps: T of the recipe, for graphs that have none yet.
+    """
     layers = _counted(graph)
     placed = cores(graph, chip.neurons_per_core)
     found = [*_connections(graph, layers, chip), *_bits(graph, chip, bits)]
+    found += _potentials(graph, layers, chip, bits, steps)
     for layer in layers:
         found += shared.findings(layer, placed[layer.neuron.name], chip, strict)
     neurons, used = sum(core.size for core in placed.values()), core_count(placed)
@@ -75,6 +84,18 @@ def _connections(graph: Graph, layers: tuple[Layer, ...], chip: Profile) -> list
     return found
 
 
+def _potentials(graph: Graph, layers: tuple[Layer, ...], chip: Profile, bits: int, steps: int) -> list[Finding]:
+    """What potentials may reach: with the weights that there are, or while there are none with the largest."""
+    source = SUMS
+    found = [Finding(POTENTIAL, layer.reach(), EXACT, layer.neuron.name, True, "", source) for layer in layers]
+    if graph.stage is Stage.ANALOG:
+        for name, count in fan_in(graph).items():
+            most = (2 ** (bits - 1) - 1) * min(count, chip.fan_in) * steps
+            over = f"if all weights of {bits} bits were the largest, for {steps} steps" if most > EXACT else ""
+            found.append(Finding(POTENTIAL, most, EXACT, name, False, over, source))
+    return found
+
+
 def _bits(graph: Graph, chip: Profile, bits: int) -> list[Finding]:
     """The bits of every layer's weights."""
     found = []
@@ -91,6 +112,7 @@ def _bits(graph: Graph, chip: Profile, bits: int) -> list[Finding]:
 def _sources(chip: Profile) -> dict[str, str]:
     return {
         FAN_IN: chip.source("fan_in"),
+        POTENTIAL: SUMS,
         BITS: chip.source("weight_bits"),
         NEURONS: chip.source("neurons_per_core"),
         CORES: chip.source("cores_per_chip"),

@@ -40,6 +40,14 @@ Preset: TypeAlias = Literal["ltl", "buchel", "measured", "rockpool", "none"]
 Sharing: TypeAlias = Literal["physical", "shared"]
 Excitatory: TypeAlias = Literal["fast", "slow"]
 
+SIGMA: tuple[Preset, ...] = ("ltl", "buchel")
+"""Presets with one sigma for every part."""
+SPREADS: Mapping[Preset, str] = {
+    "measured": "spreads of its own for every kind of part",
+    "rockpool": "spreads of its own for every kind of part",
+    "none": "no mismatch",
+}
+"""What the others have instead."""
 GRID = 16
 """Neurons of a core along each side of its array."""
 CORRELATION = 0.35
@@ -67,7 +75,7 @@ class Mismatch:
     def __post_init__(self) -> None:
         if not 0 <= self.sigma <= 1:
             raise PipelineError(f"mismatch={self.sigma} is not between 0 and 1")
-        if self.sharing == "shared" and self.preset not in ("ltl", "buchel"):
+        if self.sharing == "shared" and self.preset not in SIGMA:
             raise PipelineError(
                 f"preset={self.preset} has factors per neuron, which no kernel shares",
                 hint="sharing=physical, or preset=ltl",
@@ -97,9 +105,9 @@ def draw(graph: Graph, seed: int, mismatch: Mismatch, sites: Mapping[str, Array]
     Args:
         sites: by layer of neurons, in its shape: the number of each neuron's place, core by core.
     """
-    if mismatch.preset == "none" or (mismatch.sigma == 0 and mismatch.preset in ("measured", "rockpool")):
+    if mismatch.preset == "none" or (mismatch.sigma == 0 and mismatch.preset not in SIGMA):
         return Factors()
-    if mismatch.preset in ("ltl", "buchel"):
+    if mismatch.preset in SIGMA:
         return _per_part(graph, seed, mismatch)
     return _per_neuron(graph, seed, mismatch, sites)
 

@@ -5,9 +5,9 @@ A convolution kernel is shared in the graph, not on the chip: it is unrolled int
 
     levels q = w / s,   bias b / s,   threshold theta / s,   start potential u0 / s      (s: the step of its channel)
 
-q is an integer; the analog parameters are multiples of 1/f, with f the largest of `FINENESS` for which all sums,
-multiples of 1/f themselves, stay below 2**24 / f whatever the spikes: then they are exact in float32. What reads out
-the network is left to the host, which sees spikes only: the same weighted sum, of spike counts.
+q is an integer, or a sum of base currents (`levels`); the analog parameters are multiples of 1/f, with f the largest
+of `FINENESS` for which all sums, multiples of 1/f themselves, stay below 2**24 / f whatever the spikes: then they are
+exact in float32. What reads out the network is left to the host, which sees spikes only: the same sum, of counts.
 
 Between neurons and synapses there may be wiring (reshape, transpose, slice, pad, gather, concat): it says which neuron
 a synapse listens to; between synapses and neurons only what orders them anew.
@@ -24,9 +24,10 @@ import numpy as np
 from snnc.errors import TargetError
 from snnc.ir import LAYERS, WEIGHTED, WIRING, Array, Attr, Constraint, Graph, Node, Stage, attr_ints, roles, verify
 
+from .levels import BIT, FINEST, TRY, in_levels, placeable
 from .unchain import neurons_behind, plain, spread, unchained, unrolled
 
-FINENESS = (1024, 512, 256, 128, 64)
+FINENESS = tuple(FINEST // 2**i for i in range(7))
 """Steps into which analog parameters divide a weight step, the finest first."""
 CROSSING = ("conv", "dense", "local", "avgpool")
 """Ops behind which a spike's worth can go into the synapse."""
@@ -37,8 +38,6 @@ EXACT = 2**24 // min(FINENESS)
 ANALOG_BITS = 24
 """Bits of an analog setting: more than the sums allow, so never a limit of its own."""
 
-BIT = 1
-"""Bits of a bias that every neuron can switch (pass limit-biases)."""
 MOST_BITS = 8
 """Bits of a synapse; what has more is an analog setting."""
 
@@ -49,7 +48,7 @@ def place(graph: Graph) -> Graph:
     Raises:
         TargetError: lists all nodes that have no form on the chip.
     """
-    graph = host_readout(unchained(_integers(graph)))
+    graph = host_readout(unchained(placeable(graph)))
     problems = [
         TargetError(f"'{node.attrs['code']}' coding is not modelled on this chip", at=node.at, hint="code=direct")
         for node in graph.nodes
@@ -86,24 +85,8 @@ def counted(graph: Graph) -> tuple[Layer, ...]:
     Raises:
         TargetError: it cannot be placed.
     """
-    graph = unchained(_integers(graph))
+    graph = unchained(placeable(graph))
     return tuple(Layer(graph, node) for node in graph.nodes if node.op == "lif")
-
-
-def _integers(graph: Graph) -> Graph:
-    """The graph without level sets of its own: of those only integers that the bits hold fit into a synapse."""
-    made, problems = dict(graph.constraints), []
-    for name, constraint in graph.constraints.items():
-        if constraint.levels is None or constraint.bits is None or constraint.bits == BIT:
-            continue
-        made[name] = replace(constraint, levels=None)
-        most = made[name].top_level
-        if (np.abs(constraint.levels) > most).any() or (np.rint(constraint.levels) != constraint.levels).any():
-            why = f"the levels of '{name}' are not integers up to {most}"
-            problems.append(TargetError(why, at=graph.users(name)[0].at, hint="quantize-weights{levels=symmetric}"))
-    if problems:
-        raise TargetError.gather("the network has weights that no synapse holds", problems)
-    return graph if made == graph.constraints else replace(graph, constraints=made)
 
 
 def host_readout(graph: Graph) -> Graph:
@@ -172,16 +155,44 @@ class Layer:
 
     def nodes(self) -> list[Node]:
         """The nodes of the layer in placed form; fills `params` and `constraints`."""
-        for self.fine in FINENESS:
-            made = [*(self._synapse(node) for node in self.synapses), self._neuron()]
-            most = self._most()
-            if most * self.fine < 2**24:
-                return made
-        raise TargetError(
-            f"a potential may reach {most:.0f} weight steps, exact are {EXACT}",
-            at=self.neuron.at,
-            hint="fewer bits, a smaller fan-in or fewer steps",
-        )
+        most = self.reach()
+        fits = [fine for fine in FINENESS if most * fine + self._roundings() < 2**24 * (1 - 1e-6)]
+        if not fits:
+            raise TargetError(
+                f"a potential may reach {most:.0f} weight steps, exact are {EXACT}",
+                at=self.neuron.at,
+                hint="fewer bits, a smaller fan-in or fewer steps",
+            )
+        self.fine = fits[0]
+        return [*(self._synapse(node) for node in self.synapses), self._neuron()]
+
+    def reach(self) -> float:
+        """The largest potential that any spikes can lead to, in weight steps."""
+        shape, own = self.neuron.type.shape, roles(self.neuron, self.graph.params)
+        most = np.zeros(shape)
+        for node in self.synapses:
+            charge = self._charge(node) / self.units(node)
+            np.add.at(most.reshape(-1), self.where[node.name], charge)
+        analog = sum(np.abs(spread(self.graph.params[own[role]], shape)) / self.unit for role in ("theta", "u0"))
+        return float((most * self.graph.steps + analog).max())
+
+    def _charge(self, node: Node) -> Array:
+        """What all inputs of a synapse node's neurons, and their bias, can add in a step; in units of the graph."""
+        own, shape = roles(node, self.graph.params), node.type.shape
+        if node.op == "avgpool":
+            made = np.full(shape, abs(_share(self.graph, node)) * math.prod(attr_ints(node, "kernel")))
+        elif node.op == "scale":
+            made = np.abs(spread(self.graph.params[own["factor"]], shape)).astype(np.float64)
+        else:
+            weight = np.abs(self.graph.params[own["weight"]]).astype(np.float64)
+            rows = shape if node.op == "local" else shape[:1]
+            made = spread(weight.reshape(*rows, -1).sum(axis=-1), shape) * abs(_reads(self.graph, node)[1])
+        return made + np.abs(spread(self.graph.params[own["bias"]], shape)) if "bias" in own else made
+
+    def _roundings(self) -> int:
+        """How many times half a setting can be lost or gained on the way to a potential, at most."""
+        each = [1 + math.prod(attr_ints(node, "kernel")) if node.op == "avgpool" else 2 for node in self.synapses]
+        return self.graph.steps * sum(each) + 2
 
     def _neuron(self) -> Node:
         """The neurons with params of their own, one value each."""
@@ -257,11 +268,14 @@ class Layer:
         step = np.broadcast_to(self._snap(self.step(node) / unit), _per_neuron(weight))
         if (step <= 0).any():
             raise TargetError("its weight steps are below the chip's resolution", at=node.at)
-        weight = np.asarray(np.rint(weight / np.asarray(level.scale)) * step, np.float32)
+        weight = np.asarray(in_levels(weight, level) * step, np.float32)
+        if level.levels is not None and not np.array_equal(weight, self._snap(weight)):
+            why = f"its base currents are finer than 1/{self.fine} weight step, which is all that sums leave room for"
+            raise TargetError(why, at=node.at, hint=f"{TRY}, fewer bits, a smaller fan-in or fewer steps")
         mask = np.ones(weight.shape, bool) if level.mask is None else level.mask
         if node.op == "conv":
             weight, mask, step = (unrolled(a, shape) for a in (weight, mask, step))
-        self.constraints[f"{node.name}.weight"] = Constraint(level.bits, np.array(step), np.array(mask))
+        self.constraints[f"{node.name}.weight"] = Constraint(level.bits, np.array(step), np.array(mask), level.levels)
         return self._made(node, "local" if node.op == "conv" else node.op, {"weight": weight}, own)
 
     def _pool(self, node: Node) -> Node:
@@ -293,19 +307,6 @@ class Layer:
         scale = spread(given.scale, node.type.shape)
         step = np.maximum(self._snap(scale / self.units(node)), np.float32(1 / self.fine))
         return np.asarray(np.rint(bias / scale) * step, np.float32), Constraint(given.bits, step, None, given.levels)
-
-    def _most(self) -> float:
-        """The largest potential that any spikes can lead to, in weight steps."""
-        own = {role: self.params[f"{self.neuron.name}.{role}"].astype(np.float64) for role in ("theta", "u0")}
-        most = np.zeros(self.neuron.type.shape)
-        for node in self.synapses:
-            for name, array in self.params.items():
-                if name.rpartition(".")[0] != node.name:
-                    continue
-                size = np.abs(array.astype(np.float64))
-                where = self.where[node.name]
-                np.add.at(most.reshape(-1), where, size.reshape(*where.shape, -1).sum(axis=-1))
-        return float((most * self.graph.steps + own["theta"] + np.abs(own["u0"])).max())
 
     def _snap(self, values: Array) -> Array:
         return np.asarray(np.rint(values * self.fine) / self.fine, np.float32)

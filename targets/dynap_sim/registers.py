@@ -11,7 +11,8 @@ from torch import Tensor
 
 from snnc.ir import Array, Graph
 
-from .place import ANALOG_BITS, BIT
+from .levels import BIT
+from .place import ANALOG_BITS
 
 ENDURANCE = 1e6
 """Writes that a plastic cell survives: the low end of resistive memory, recalled from the literature, not verified."""
@@ -20,8 +21,11 @@ ENDURANCE = 1e6
 class Register:
     """The stored integers of one param, and how they become what the part is set to.
 
+    Levels that are no integers (sums of base currents) are counted in their order: 0, the first above 0, ...; changes
+    are then measured in their mean distance.
+
     Attributes:
-        stored: int32, in steps of `step`.
+        stored: int32, in levels and their guard bits.
         counted: int32, writes of every cell since the last `forget`.
         moved: the same for changes of what the part is set to.
         bias: whether it is an analog setting, without levels and guard bits.
@@ -32,17 +36,21 @@ class Register:
         self.bias = constraint.bits == ANALOG_BITS
         self.guard = 1 if self.bias else 2**guard_bits
         switched = constraint.bits == BIT
-        self.top = (1 if switched else constraint.top_level) * self.guard
+        levels = constraint.levels
+        self.grid = None if levels is None or switched else torch.tensor(levels, device=nominal.device)
+        most = 1 if switched else constraint.top_level if levels is None else len(levels) // 2
+        self.top = most * self.guard
         self.bottom = 0 if switched else -self.top
         self.unit = torch.tensor(constraint.scale, device=nominal.device)
         self.mask = None if constraint.mask is None else torch.tensor(constraint.mask, device=nominal.device)
-        self.stored = (nominal / self.unit * self.guard).round().to(torch.int32)
+        self.stored = self.standing_for(nominal)
         self.lsb = 1 if not self.bias else max(1, round(1 / float(self.unit.max()) / 2**guard_bits))
         self.forget()
 
     def write(self, change: Tensor, noise: torch.Generator) -> int:
         """Add a change (in the units of the param), rounded stochastically; gives back how many cells changed."""
-        steps = change / self.unit * self.guard
+        each = self.unit if self.grid is None else self.unit * self.grid[-1] * self.guard / self.top
+        steps = change / each * self.guard
         if self.mask is not None:
             steps = steps * self.mask
         whole = (steps + torch.rand(steps.shape, generator=noise, device=steps.device)).floor()
@@ -71,13 +79,25 @@ class Register:
         self.stored = torch.tensor(stored, device=self.stored.device)
         return True
 
+    def standing_for(self, values: Tensor) -> Tensor:
+        """The integers, int32, that stand for these levels of the param."""
+        return (self._counted(values) * self.guard).round().to(torch.int32)
+
     def nominal(self) -> Tensor:
         """What the part is set to: the nearest level."""
-        return self._levels() * self.unit
+        at = self._levels()
+        return (at if self.grid is None else self.grid[at.long() + len(self.grid) // 2]) * self.unit
 
     def forget(self) -> None:
         """Count writes from 0."""
         self.counted, self.moved = torch.zeros_like(self.stored), torch.zeros_like(self.stored)
+
+    def _counted(self, nominal: Tensor) -> Tensor:
+        """The number of the level of every value."""
+        steps = nominal / self.unit
+        if self.grid is None:
+            return steps
+        return torch.searchsorted((self.grid[1:] + self.grid[:-1]) / 2, steps) - len(self.grid) // 2
 
     def _levels(self) -> Tensor:
         return (self.stored / self.guard).round()

@@ -17,6 +17,7 @@ from snnc.sim.cost import connected
 from snnc.target import Finding
 
 from .biases import direct_currents, tonic_words
+from .levels import currents, in_levels
 from .place import Layer
 from .profile import Profile
 from .unchain import spread
@@ -83,7 +84,7 @@ def words(layer: Layer, repeated: bool) -> int:
         shape = node.type.shape
         if node.op in LAYERS:
             weight = layer.graph.params[roles(node, layer.graph.params)["weight"]]
-            levels = np.abs(np.rint(weight / np.asarray(layer.levels(node).scale)))
+            levels = np.abs(in_levels(weight, layer.levels(node)))
             rows = shape if node.op == "local" else shape[:1]
             count = (levels if repeated else connected(layer.graph, node)).reshape(*rows, -1).sum(axis=-1)
         else:
@@ -128,15 +129,17 @@ def _direct(layer: Layer, core: Array, switched: bool) -> tuple[int, str]:
 def _bases(layer: Layer, core: Array, masks: bool) -> int:
     """Currents that the core with most of them must be given, for the synapses of this layer to be sums of them.
 
-    Integers of b bits, one of them the sign, are sums of b - 1 currents (masks), or one current many times; a pool, and
-    a weight alone, is one.
+    Integers of b bits, one of them the sign, are sums of b - 1 currents (masks), or one current many times; base
+    currents are themselves; a pool, and a weight alone, is one.
     """
     cores, sizes = [], []
     for node in layer.synapses:
         shape = node.type.shape
         size = (layer.own_unit(node, shape) / layer.units(node))[..., None]
-        if node.op in LAYERS and masks:
-            size = size * 2.0 ** np.arange(max(1, (layer.levels(node).bits or 1) - 1))
+        if node.op in LAYERS and (masks or layer.levels(node).levels is not None):
+            given = layer.levels(node)
+            binary = 2.0 ** np.arange(max(1, (given.bits or 1) - 1))
+            size = size * (binary if given.levels is None else np.array(currents(given.levels)))
         cores.append(np.repeat(core.reshape(-1)[layer.where[node.name]].reshape(-1), size.shape[-1]))
         sizes.append(size.reshape(-1))
     where, all_sizes = np.concatenate(cores), np.concatenate(sizes)

@@ -198,7 +198,7 @@ def _unshared(
         scale = scale.reshape(-1, *[1] * 5)
     mask = None if constraint.mask is None else unrolled(constraint.mask, shape)
     made = {**params, "weight": unrolled(params["weight"], shape)}
-    return replace(layer, op="local"), made, Constraint(constraint.bits, scale, mask)
+    return replace(layer, op="local"), made, Constraint(constraint.bits, scale, mask, constraint.levels)
 
 
 def unrolled(kernel: Array, shape: tuple[int, ...]) -> Array:

@@ -15,7 +15,7 @@ from benchmarks.relations.networks import TASKS, Task, network, teacher
 from benchmarks.relations.relation import Bound, Finding, NotRunError, Numbers, Relation
 from benchmarks.relations.study import Curves, Outcome, Study, lowered
 from snnc.data import Data, Scaling, Split
-from snnc.ir import Graph
+from snnc.ir import Graph, verify
 from snnc.pipeline import Context, Pipeline
 from snnc.train import SLTT
 from snnc.train.units import weights_of
@@ -99,7 +99,7 @@ def test_what_cannot_be_measured_says_why() -> None:
 
 def test_every_relation_of_the_papers_has_its_row() -> None:
     names = [relation.name for relation in rules.TABLE]
-    wanted = [f"{kind}{i}" for kind, most in (("L", 9), ("T", 3), ("P", 6), ("S", 4)) for i in range(1, most + 1)]
+    wanted = [f"{kind}{i}" for kind, most in (("L", 9), ("T", 3), ("P", 6), ("S", 5)) for i in range(1, most + 1)]
     assert names == wanted
 
 
@@ -283,10 +283,30 @@ def test_gradients_are_compared_and_counted(small: Study) -> None:
     """S2 and S3 on a network that runs."""
     graph = sltt._started(small, 0, sltt.leaky(10))
     context = Context(small.data("fashion"))
-    assert [sltt._backs(SLTT(k=k), graph, context) for k in (2, 0)] == [2, 10]
+    assert [sltt._backs(SLTT(k=k, chunk=1), graph, context) for k in (2, 0)] == [2, 10]
     made = sltt._gradients(SLTT(), graph, context)
     assert set(made) == set(weights_of(graph))
     assert set(sltt.seconds(small, 0)) == {"SLTT / BPTT", "SLTT-1 / BPTT"}
+
+
+def test_batch_norms_are_compared_in_both_networks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """S5; with, without, and from the start alone."""
+    tests = {"fashion batchnorm=true": 80.0, "deep batchnorm=true": 70.0, "fashion": 79.0, "deep": 10.0}
+    study = Canned({words: outcome(test) for words, test in tests.items()})
+    with monkeypatch.context() as patch:
+        patch.setattr(sltt, "_start_alone", lambda study, task, seed: Graph({}, (), {}, {}))
+        patch.setattr(study, "share", lambda task, graph: 60.0, raising=False)
+        found = sltt.normalized(study, 0)
+    assert found["fashion: with - without"] == 1
+    assert found["deep: with - without"] == 60
+    assert found["deep: with - its start"] == 10
+    assert found["deep with"] == 70
+
+
+def test_the_start_of_batch_norms_is_trained_without_them(small: Study) -> None:
+    graph = sltt._start_alone(small, "fashion", 0)
+    verify(graph)
+    assert graph.steps == sltt.STEPS
 
 
 def test_a_teacher_is_trained_and_imported() -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Literal
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -10,11 +13,12 @@ from hypothesis import strategies as st
 from snnc.data import Data, Split
 from snnc.errors import GraphError, PipelineError
 from snnc.ir import Array, Graph, to_text, verify
-from snnc.passes import QuantizeNeurons, QuantizeWeights
+from snnc.passes import LimitBiases, QuantizeNeurons, QuantizeWeights
 from snnc.pipeline import Context
 from snnc.sim import reference
 from snnc.sim import torch as executor
 from snnc.sim.bounds import accumulators
+from snnc.targets import DynapSim
 from tests.conftest import Golden
 from tests.graphs import Builder
 
@@ -181,3 +185,50 @@ def test_impossible_options(options: dict[str, int]) -> None:
 
 def test_golden_quantize_neurons(golden: Golden) -> None:
     golden(to_text(QuantizeNeurons(shift=2, largest=3.0).run(network(), Context())))
+
+
+# --- biases that stand on levels
+
+
+@pytest.mark.parametrize("method", ["dc-bit", "tonic"])
+def test_limited_biases_stay_on_their_levels(method: Literal["dc-bit", "tonic"]) -> None:
+    """A core's current becomes an integer, and every bias the same multiple of it as before."""
+    graph = LimitBiases(method, core=2).run(network(exact=False), Context())
+    given = data(graph)
+    new = QuantizeNeurons(shift=6).run(graph, Context(given))
+    verify(new)
+    before, after = graph.constraints["dense.bias"], new.constraints["dense.bias"]
+    assert before.scale is not None
+    assert after.scale is not None
+    assert (after.bits, after.levels is None) == (before.bits, method == "tonic")
+    np.testing.assert_array_equal(after.scale, np.rint(after.scale))
+    levels = graph.params["dense.bias"] / before.scale
+    assert np.abs(levels).max() >= 1
+    np.testing.assert_array_equal(new.params["dense.bias"], np.rint(levels) * after.scale)
+    unit = float(np.asarray(graph.constraints["dense.weight"].scale).max()) / 2**6
+    np.testing.assert_allclose(after.scale * unit, before.scale, atol=unit / 2)
+    assert QuantizeNeurons(shift=6).run(new, Context(given)) is new
+    x = given.train.x()
+    np.testing.assert_allclose(counts(new, x), counts(graph, x), atol=1)
+    np.testing.assert_array_equal(executor.run(new, {"x": x})["out_count"], counts(new, x))
+
+
+def test_a_chip_takes_limited_biases_in_integers() -> None:
+    graph = LimitBiases("tonic", core=2).run(network(exact=False), Context())
+    given = data(graph)
+    new = QuantizeNeurons(shift=6).run(graph, Context(given))
+    x = given.train.x()
+    b = Builder({"x": (2, 4, 4)})
+    chip = DynapSim(mismatch=0.0).compile(replace(new, teacher=b.graph(b("y", "relu", "x")))).load(0)
+    np.testing.assert_array_equal(chip.run(x)["out_count"], counts(new, x))
+
+
+def test_a_current_below_a_unit_is_one() -> None:
+    """Never 0: a step is a positive number."""
+    graph = LimitBiases("dc-bit", core=2).run(network(exact=False), Context())
+    constraint = graph.constraints["dense.bias"]
+    tiny = replace(constraint, scale=np.full_like(np.asarray(constraint.scale), 1e-4))
+    small = graph.edit(params={"dense.bias": tiny.project(np.ones(5, np.float32))}, constraints={"dense.bias": tiny})
+    new = QuantizeNeurons(shift=0).run(small, Context(data(graph)))
+    np.testing.assert_array_equal(np.asarray(new.constraints["dense.bias"].scale), 1)
+    np.testing.assert_array_equal(new.params["dense.bias"], 1)

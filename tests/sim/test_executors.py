@@ -14,8 +14,8 @@ from snnc.errors import GraphError
 from snnc.ir import Array, Graph
 from snnc.sim import reference
 from snnc.sim.stepper import Stepper
-from snnc.sim.torch import forward, run, tensors, to_tensor
-from tests.graphs import Builder, integers, lenet, samples, spiking, spiking_graphs
+from snnc.sim.torch import CHUNK, at_once, forward, run, tensors, to_tensor
+from tests.graphs import Builder, integers, lenet, mlp, samples, spiking, spiking_graphs
 from tests.sim.executors import EXECUTORS, Trace, by_reference, by_stepper, by_torch
 
 
@@ -49,6 +49,17 @@ def test_every_spike_of_a_residual_network(code: str, reset: str, bias_at: str) 
     assert all(0.02 < expected[name].mean() < 0.9 for name in ("relu1", "relu2"))
     identical(expected, by_torch(graph, x))
     identical(expected, by_stepper(graph, x))
+
+
+def test_samples_at_once_are_bounded_by_the_largest_value() -> None:
+    """16 MiB on a CPU: float32 of 8 channels of 64 x 64 at 4 steps are 512 KiB a sample."""
+    b = Builder({"image": (1, 64, 64)}, 4)
+    b("current", "encode", "image")
+    b("conv", "conv", "current", weight=np.ones((8, 1, 1, 1)))
+    b("n", "lif", "conv", theta=1)
+    graph = b.graph(b("read", "decode", "n"))
+    assert at_once(graph) == 32
+    assert at_once(graph, "cuda:0") == at_once(mlp()) == CHUNK == 256
 
 
 @pytest.mark.parametrize("chunk", [1, 3, 7, 100])

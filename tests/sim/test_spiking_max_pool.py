@@ -16,7 +16,7 @@ from snnc.ir import Graph, Stage
 from snnc.passes import BiasPerStep, ReluBeforeMaxPool, ThresholdLayerNorm
 from snnc.pipeline import Context, Pipeline
 from snnc.sim import cost, reference
-from snnc.sim.torch import _evaluate, forward, run, tensors, to_tensor
+from snnc.sim.torch import evaluate, forward, run, tensors, to_tensor
 from snnc.targets.dynap_sim.place import host_readout, place
 from tests.graphs import Builder, data_for, integers, lenet
 from tests.sim.executors import EXECUTORS, Trace, by_reference
@@ -92,7 +92,7 @@ def test_the_gradient_goes_to_the_position_that_wins() -> None:
     graph = b.graph(b("count", "decode", b("pool1", "maxpool", "lif1", kernel=(1, 3))))
     spikes = torch.tensor([[1, 0, 0], [0, 1, 0], [0, 1, 0]], dtype=torch.float32).reshape(3, 1, 1, 1, 3)
     spikes.requires_grad_()
-    made = _evaluate(graph["pool1"], [spikes], {}, 1, 3)
+    made = evaluate(graph["pool1"], [spikes], {}, 1, 3)
     assert made.reshape(-1).tolist() == [1, 0, 1]
     (of_total,) = torch.autograd.grad(made.sum(), spikes, retain_graph=True)
     assert of_total.reshape(3, 3).tolist() == [[0, 1, 0]] * 3

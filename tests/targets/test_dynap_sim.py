@@ -34,6 +34,7 @@ from snnc.targets.dynap_sim.mismatch import Mismatch
 from snnc.targets.dynap_sim.noise import Noise
 from snnc.targets.dynap_sim.place import EXACT, FINENESS, host_readout, place
 from snnc.targets.dynap_sim.registers import Register
+from snnc.train.units import weights_of
 from tests.targets.networks import NETS, RECIPE, STEPS, constrained, counting, data, exact, images, spikes, teacher
 
 EXAMPLES = Path(__file__).parent.parent.parent / "examples"
@@ -173,7 +174,7 @@ def test_larger_potentials_get_a_coarser_grid() -> None:
     assert step is not None
     bias = roles(graph["fc"], graph.params)["bias"]
     fine = {}
-    for share in (0.9 / 16, 0.9):
+    for share in (0.9 / 64, 0.9):
         large = graph.params[bias] * 0 + np.float32(share * float(step.max()) * EXACT / STEPS)
         placed = place(edited(graph, "fc", bias=large))
         scale = placed.constraints[roles(placed["fc"], placed.params)["bias"]].scale
@@ -181,7 +182,7 @@ def test_larger_potentials_get_a_coarser_grid() -> None:
         fine[share] = round(1 / float(scale))
         for name in roles(placed["relu3"], placed.params).values():
             np.testing.assert_array_equal(placed.params[name] * fine[share], np.rint(placed.params[name] * fine[share]))
-    assert fine == {0.9 / 16: 1024, 0.9: 64}
+    assert fine == {0.9 / 64: 1024, 0.9: 16}
 
 
 def test_what_the_proof_protects_from() -> None:
@@ -426,16 +427,18 @@ def test_silenced_neurons_never_fire() -> None:
 # --- on-chip learning
 
 
-WIDTH, RATE, WARM = 1.5, 0.1, 3
+WIDTH, RATE, WARM = 1.5, 0.01, 3
 MANY_GUARD_BITS = Rule(RATE, WIDTH, WARM, 16)
 
 
 def learned(
     net: str, targets: Mapping[str, Array], x: Array, rule: Rule = MANY_GUARD_BITS
-) -> tuple[LearningBlock, dict[str, Array]]:
-    """A block after one batch, and the changes that it asked for, by param."""
+) -> tuple[LearningBlock, dict[str, Array], dict[str, Array]]:
+    """A block after one batch, the gradient that it found and the changes that it asked for, by param."""
     made = device(net, mismatch=0.2)
     block = LearningBlock(made, rule)
+    block.begin(0, 1, 10)
+    found: dict[str, Array] = {}
     asked: dict[str, Array] = {}
     for name, register in block.registers.items():
 
@@ -444,9 +447,16 @@ def learned(
             return Register.write(register, change, noise)
 
         register.write = write  # type: ignore[method-assign]
+
+    def gradients(*given: Any) -> dict[str, torch.Tensor]:
+        made = LearningBlock.gradients(block, *given)
+        found.update({name: gradient.numpy().copy() for name, gradient in made.items()})
+        return made
+
+    block.gradients = gradients  # type: ignore[method-assign]
     with torch.inference_mode(), exact_kernels():
         block.learn(made.stepper({"x": to_tensor(x)}, 0), {layer: to_tensor(rate) for layer, rate in targets.items()})
-    return block, asked
+    return block, found, asked
 
 
 def targets_for(net: str, count: int) -> dict[str, Array]:
@@ -475,17 +485,17 @@ def errors_by_hand(net: str, layer: str, x: Array, rate: Array, warm_up: int = W
 def test_dense_weights_follow_equations_9_to_11(net: str) -> None:
     x = images(5, seed=14)
     targets = targets_for(net, 5)
-    _, asked = learned(net, targets, x)
-    weight, bias = np.zeros_like(asked["fc.weight"]), np.zeros_like(asked["fc.bias"])
+    _, found, _ = learned(net, targets, x)
+    weight, bias = np.zeros_like(found["fc.weight"]), np.zeros_like(found["fc.bias"])
     for state, error in errors_by_hand(net, "relu3", x, targets["relu3"]):
         before = state.values["relu2"].numpy().reshape(5, -1)
         for i in range(weight.shape[0]):
             for j in range(weight.shape[1]):
-                weight[i, j] -= RATE * (error[:, i] * before[:, j]).sum()
-            bias[i] -= RATE * error[:, i].sum()
+                weight[i, j] += (error[:, i] * before[:, j]).sum()
+            bias[i] += error[:, i].sum()
     assert np.abs(weight).max() > 0
-    np.testing.assert_allclose(asked["fc.weight"], weight, atol=1e-4 * np.abs(weight).max())
-    np.testing.assert_allclose(asked["fc.bias"], bias, atol=1e-4 * np.abs(bias).max())
+    np.testing.assert_allclose(found["fc.weight"], weight, atol=1e-4 * np.abs(weight).max())
+    np.testing.assert_allclose(found["fc.bias"], bias, atol=1e-4 * np.abs(bias).max())
 
 
 @pytest.mark.parametrize(
@@ -500,13 +510,12 @@ def test_dense_weights_follow_equations_9_to_11(net: str) -> None:
 def test_local_weights_follow_equations_9_to_11(
     net: str, layer: str, conv: str, source: str, stride: int, group: int
 ) -> None:
-    """Every position of a kernel learns by itself; the input layer counts its currents x/T as events of 1/T."""
+    """Every position of a kernel learns by itself."""
     x = images(4, seed=15)
     targets = targets_for(net, 4)
-    _, asked = learned(net, targets, x)
-    weight, bias = np.zeros_like(asked[f"{conv}.weight"]), np.zeros_like(asked[f"{conv}.bias"])
+    _, found, _ = learned(net, targets, x)
+    weight, bias = np.zeros_like(found[f"{conv}.weight"]), np.zeros_like(found[f"{conv}.bias"])
     out, high, wide, inner, *_ = weight.shape
-    height = 1 / STEPS if source == "x.current" else 1.0
     for state, error in errors_by_hand(net, layer, x, targets[layer]):
         padded = np.pad(state.values[source].numpy(), ((0, 0), (0, 0), (1, 1), (1, 1)))
         for o in range(out):
@@ -514,16 +523,35 @@ def test_local_weights_follow_equations_9_to_11(
             for r in range(high):
                 for c in range(wide):
                     window = padded[:, first : first + inner, r * stride : r * stride + 3, c * stride : c * stride + 3]
-                    weight[o, r, c] -= RATE * np.tensordot(error[:, o, r, c], window, 1) / height**2
-        bias -= RATE * error.sum(axis=0)
+                    weight[o, r, c] += np.tensordot(error[:, o, r, c], window, 1)
+        bias += error.sum(axis=0)
     assert np.abs(weight).max() > 0
-    np.testing.assert_allclose(asked[f"{conv}.weight"], weight, atol=1e-4 * np.abs(weight).max())
-    np.testing.assert_allclose(asked[f"{conv}.bias"], bias, atol=1e-4 * np.abs(bias).max())
+    np.testing.assert_allclose(found[f"{conv}.weight"], weight, atol=1e-4 * np.abs(weight).max())
+    np.testing.assert_allclose(found[f"{conv}.bias"], bias, atol=1e-4 * np.abs(bias).max())
+
+
+def test_the_first_step_is_a_rate_of_its_unit_and_the_last_is_none() -> None:
+    """Adam's first step is the sign of the gradient; the rate falls to 0 over the batches of an epoch."""
+    x, targets = images(5, seed=14), targets_for("plain", 5)
+    block, found, asked = learned("plain", targets, x)
+    units = weights_of(block.device.graph)
+    for name, gradient in found.items():
+        clear = np.abs(gradient) > 1e-3 * np.abs(gradient).max()
+        wanted = -RATE * units[name] * np.sign(gradient)
+        np.testing.assert_allclose(asked[name][clear], wanted[clear], rtol=1e-4)
+    sizes = []
+    for i in range(10):
+        with torch.inference_mode(), exact_kernels():
+            given = {layer: to_tensor(rate) for layer, rate in targets.items()}
+            block.learn(block.device.stepper({"x": to_tensor(x)}, i), given)
+        sizes.append(max(float(np.abs(change).max() / units[name]) for name, change in asked.items()))
+    assert sizes[8] < 0.1 * sizes[0]
+    assert sizes[9] == 0
 
 
 def test_with_many_guard_bits_the_register_holds_the_update() -> None:
     x = images(5, seed=14)
-    block, asked = learned("plain", targets_for("plain", 5), x)
+    block, _, asked = learned("plain", targets_for("plain", 5), x)
     start = device("plain", mismatch=0.2).nominal
     for name, register in block.registers.items():
         quantum = (register.unit / register.guard).numpy()
@@ -537,11 +565,11 @@ def test_with_many_guard_bits_the_register_holds_the_update() -> None:
 
 def test_no_update_during_the_warm_up() -> None:
     x, targets = images(5, seed=14), targets_for("plain", 5)
-    _, late = learned("plain", targets, x, Rule(RATE, WIDTH, STEPS - 1, 16))
+    _, late, _ = learned("plain", targets, x, Rule(RATE, WIDTH, STEPS - 1, 16))
     [(state, error)] = errors_by_hand("plain", "relu3", x, targets["relu3"], STEPS - 1)
-    by_hand = -RATE * error.T @ state.values["relu2"].numpy().reshape(5, -1)
+    by_hand = error.T @ state.values["relu2"].numpy().reshape(5, -1)
     np.testing.assert_allclose(late["fc.weight"], by_hand, atol=1e-4 * np.abs(by_hand).max())
-    block, none = learned("plain", targets, x, Rule(RATE, WIDTH, STEPS, 16))
+    block, none, _ = learned("plain", targets, x, Rule(RATE, WIDTH, STEPS, 16))
     assert none == {}
     assert block.writes == 0
 
@@ -549,7 +577,7 @@ def test_no_update_during_the_warm_up() -> None:
 def test_absent_connections_stay_absent_and_levels_stay_on_the_chip() -> None:
     """However fast it learns: rate 1e12 asks for changes beyond any integer."""
     for rate in (10.0, 1e12):
-        block, asked = learned("plain", targets_for("plain", 5), images(5), Rule(rate, WIDTH, 0, 7))
+        block, _, asked = learned("plain", targets_for("plain", 5), images(5), Rule(rate, WIDTH, 0, 7))
         for name in ("conv1.weight", "conv2.weight", "fc.weight"):
             register, mask = block.registers[name], block.device.graph.constraints[name].mask
             assert mask is not None
@@ -580,6 +608,7 @@ def test_closed_gates_write_nothing() -> None:
         graph = edited(graph, name, u0=np.zeros_like(graph.params[f"{name}.u0"]))
     made = Device(place(graph), 0, Model(Mismatch("none")))
     block = LearningBlock(made, Rule(1e3, 0.1, 0, 7))
+    block.begin(0, 1, 1)
     before = {n: r.stored.clone() for n, r in block.registers.items()}
     with torch.inference_mode():
         targets = {k: to_tensor(v) for k, v in targets_for("plain", 4).items()}
@@ -613,6 +642,7 @@ def held_at_the_last_step(steps: int, monkeypatch: pytest.MonkeyPatch) -> int:
     graph = replace(exact("plain"), steps=steps)
     made = Device(place(graph), 0, Model(Mismatch("ltl", 0.2)))
     block = LearningBlock(made, Rule(0.1, 1.0, 2, 7))
+    block.begin(0, 1, 1)
     found: list[int] = []
     real = Stepper.step
     others = [o for o in gc.get_objects() if type(o) is torch.Tensor and o.requires_grad]  # of other tests' modules
@@ -664,7 +694,8 @@ def test_learning_moves_rates_towards_their_targets() -> None:
     made = device(net, mismatch=0.3)
     ideal = stepped(place(exact(net)), x)[-1]
     targets = {layer: count / STEPS for layer, count in ideal.count.items()}
-    block = LearningBlock(made, Rule(0.1, 1.0, 4, 7))
+    block = LearningBlock(made, Rule(0.02, 1.0, 4, 7))
+    block.begin(0, 1, 30)
 
     def distance() -> float:
         count = stepped(made.graph, x, made)[-1].count

@@ -31,6 +31,12 @@ def device(net: str = "plain", mismatch: float = 0.2) -> Device:
     return Device(place(exact(net)), 0, Model(Mismatch("ltl", mismatch)))
 
 
+def counting(made: Device, rule: Rule = RULE, batches: int = 10**9) -> CountingBlock:
+    block = CountingBlock(made, rule)
+    block.begin(0, 1, batches)
+    return block
+
+
 def rates(net: str, count: int) -> dict[str, Array]:
     rng = np.random.default_rng(13)
     layers = [n for n in place(exact(net)).nodes if n.op == "lif" and not n.name.endswith(".neurons")]
@@ -78,7 +84,7 @@ def flags_by_hand(seen: list[dict[str, Any]], theta: Array, layer: str, rate: Ar
 def test_dense_synapses_are_written_as_by_hand(net: str) -> None:
     x, targets = images(5, seed=14), rates(net, 5)
     made = device(net)
-    block = CountingBlock(made, RULE)
+    block = counting(made, RULE)
     before = {name: r.stored.numpy().astype(int) for name, r in block.registers.items()}
     theta = made.nominal["relu3.theta"].numpy()
     seen = taught(block, x, targets)
@@ -108,7 +114,7 @@ def test_local_synapses_are_written_as_by_hand() -> None:
     """conv2 of the plain network: stride 2, two groups; every position by itself."""
     x, targets = images(4, seed=15), rates("plain", 4)
     made = device()
-    block = CountingBlock(made, RULE)
+    block = counting(made, RULE)
     register = block.registers["conv2.weight"]
     before = register.stored.numpy().astype(int)
     seen = taught(block, x, targets)
@@ -128,7 +134,7 @@ def test_local_synapses_are_written_as_by_hand() -> None:
 
 
 def test_direct_inputs_are_events_as_probable_as_they_are_large() -> None:
-    block = CountingBlock(device(), RULE)
+    block = counting(device(), RULE)
     x = torch.tensor([[0.0, 0.25, -0.5, 1.0]]).expand(4000, 4) * 3
     events = block._events(x, True)
     assert set(events.flatten().tolist()) == {-1.0, 0.0, 1.0}
@@ -141,19 +147,33 @@ def test_a_write_is_as_probable_as_asked() -> None:
     x, targets = images(64, seed=14), rates("plain", 64)
     found = {}
     for p in (1.0, 0.25):
-        block = CountingBlock(device(), Rule(0.1, WIDTH, WARM, 7, p))
-        block.begin(0, 1)
+        block = counting(device(), Rule(0.1, WIDTH, WARM, 7, p))
         taught(block, x, targets)
         found[p] = int(block.registers["fc.weight"].counted.sum())
     assert found[1.0] > 1500
     assert found[0.25] / found[1.0] == pytest.approx(0.25, abs=0.04)
 
 
+def test_writes_become_rarer_over_an_epoch() -> None:
+    x, targets = images(64, seed=14), rates("plain", 64)
+    block = counting(device(), Rule(0.1, WIDTH, WARM, 7, 0.8), batches=4)
+    chances = []
+    for i in range(5):
+        chances.append(block.chance)
+        taught(block, x, targets, i)
+    assert chances == pytest.approx([0.8, 0.6, 0.4, 0.2, 0.0])
+    before = block.writes
+    taught(block, x, targets)
+    assert block.writes == before
+    block.begin(0, 2, 4)
+    assert block.chance == 0.8
+
+
 def test_inside_the_dead_zone_nothing_is_written() -> None:
     """Targets that the counts meet: after every step each neuron is within a count of t * rate."""
     x = images(6, seed=16)
     made = device(mismatch=0.0)
-    block = CountingBlock(made, Rule(0.1, WIDTH, STEPS - 1, 7))
+    block = counting(made, Rule(0.1, WIDTH, STEPS - 1, 7))
     with torch.inference_mode(), exact_kernels():
         stepper = made.stepper({"x": to_tensor(x)}, 0)
         for _ in range(STEPS):
@@ -167,7 +187,7 @@ def test_inside_the_dead_zone_nothing_is_written() -> None:
 
 
 def test_no_write_during_the_warm_up() -> None:
-    block = CountingBlock(device(), Rule(0.1, WIDTH, STEPS, 7))
+    block = counting(device(), Rule(0.1, WIDTH, STEPS, 7))
     taught(block, images(5), rates("plain", 5))
     assert block.writes == 0
 
@@ -175,7 +195,7 @@ def test_no_write_during_the_warm_up() -> None:
 def test_counters_saturate() -> None:
     """Beyond 63 counts neither the counter nor the accumulator goes on: there is no error left."""
     made = device()
-    block = CountingBlock(made, RULE)
+    block = counting(made, RULE)
     neuron = made.graph["relu3"]
     counts, potential = {"relu3": torch.full((1, 10), 70.0)}, {"relu3": made.nominal["relu3.theta"][None]}
     late: Any = SimpleNamespace(count=counts, potential=potential)
@@ -237,8 +257,7 @@ def test_it_repairs_a_mismatched_network() -> None:
         return sum(float(((rate - targets[layer]) ** 2).mean()) for layer, rate in counted(made).items())
 
     before = distance()
-    block = CountingBlock(made, Rule(0.1, 1.0, 2, 5))
-    block.begin(0, 1)
+    block = counting(made, Rule(0.1, 1.0, 2, 5))
     for i in range(30):
         taught(block, x, targets, i)
     assert distance() < 0.8 * before

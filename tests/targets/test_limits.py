@@ -217,7 +217,7 @@ def test_the_honest_recipe_passes_every_wall() -> None:
 
 def test_options_come_from_the_profile_unless_given() -> None:
     assert (DynapSim().chip.fan_in, DynapSim(fan_in=9).chip.fan_in) == (64, 9)
-    assert DynapSim(mismatch=0.4, preset="measured", guard_bits=3).chip.mismatch.sigma == 0.4
+    assert DynapSim(mismatch=0.4, preset="buchel", guard_bits=3).chip.mismatch.sigma == 0.4
     assert DynapSim(guard_bits=3).chip.learning.guard_bits == 3
     assert DynapSim().chip == load_profile("se2")
     with pytest.raises(PipelineError, match="no profile is named 'se3'"):
@@ -255,3 +255,32 @@ def test_a_forged_profile_is_refused(tmp_path: Path, table: dict[str, int] | Non
     Bundle("artifact", files, bundle.facts).write(tmp_path / "build")
     with pytest.raises(ArtifactError, match=f"cannot make its target 'dynap-sim': .*{why}"):
         Artifact.open(str(tmp_path / "build"), TARGETS)
+
+
+def test_an_artifact_from_before_chip_descriptions_says_what_to_do(tmp_path: Path) -> None:
+    bundle = DynapSim().compile(constrained("plain")).bundle
+    files = {name: text for name, text in bundle.files.items() if name != "profile.json"}
+    Bundle("artifact", files, bundle.facts).write(tmp_path / "build")
+    with pytest.raises(ArtifactError) as caught:
+        Artifact.open(str(tmp_path / "build"), TARGETS)
+    assert caught.value.hint == "it is of a version without chip descriptions: compile the model again"
+
+
+def test_potentials_beyond_what_is_exact_show_before_there_are_weights() -> None:
+    """8 bits, 144 connections, T = 64: told while the graph is analog, refused with weights that large."""
+    wide = DynapSim(profile="ideal", bits=8, steps=64)
+    found_ = {f.layer: f for f in wide.findings(teacher("residual")) if f.limit == "potential in weight steps"}
+    assert found_["relu3"].value == 127 * 144 * 64 > found_["relu3"].allowed == 2**20
+    assert (found_["relu3"].ok, found_["relu3"].wall) == (False, False)
+    assert found_["relu3"].note == "if all weights of 8 bits were the largest, for 64 steps"
+    assert found_["relu1"].ok
+    usual = [f for f in DynapSim().findings(teacher("residual")) if f.limit == "potential in weight steps"]
+    assert all(f.ok for f in usual)
+
+
+def test_what_potentials_may_reach_is_a_wall() -> None:
+    """Weights of 7 and 1 steps, 4 times, theta and start: 4 * 8 + 3 + 1; at 2^20 it is refused."""
+    finding = found(DynapSim(), network(3.0, 1.0), "potential in weight steps")
+    assert (finding.value, finding.wall, finding.ok) == (4 * 8 + 3 + 1, True, True)
+    with pytest.raises(TargetError, match=r"potential in weight steps 1\.04"):
+        DynapSim().place(network(2.0**20))

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from snnc import spec
 from snnc.errors import PipelineError, TargetError
 from snnc.ir import Array, Node
-from snnc.targets import DynapSim
+from snnc.targets import TARGETS, DynapSim
 from snnc.targets.dynap_sim.cores import cores
 from snnc.targets.dynap_sim.device import Device, Model
 from snnc.targets.dynap_sim.mismatch import CORRELATION, GRID, Mismatch, Preset, draw, of_sites, sequential
@@ -202,3 +203,18 @@ def test_synapses_onto_two_layers_have_no_factor_per_neuron() -> None:
     Device(placed, 0, Model(Mismatch("ltl")))
     with pytest.raises(TargetError, match="drive two layers, preset=measured knows one"):
         Device(placed, 0, Model(Mismatch("measured")))
+
+
+@pytest.mark.parametrize("options", ["preset=measured", "preset=rockpool", "preset=none", "profile=ideal"])
+def test_a_sigma_that_a_preset_does_not_have_is_refused(options: str) -> None:
+    with pytest.raises(PipelineError, match=r"mismatch=0.2 says nothing about preset=\w+, which has") as caught:
+        spec.from_spec(f"dynap-sim{{{options} mismatch=0.2}}", TARGETS)
+    assert "preset=ltl" in str(caught.value.hint)
+    spec.from_spec(f"dynap-sim{{{options} mismatch=0}}", TARGETS)
+    spec.from_spec(f"dynap-sim{{{options}}}", TARGETS)
+
+
+def test_presets_with_a_sigma_take_it() -> None:
+    made = DynapSim(preset="buchel", mismatch=0.3)
+    assert (made.chip.mismatch.preset, made.chip.mismatch.sigma) == ("buchel", 0.3)
+    assert DynapSim(profile="ideal", preset="ltl", mismatch=0.3).chip.mismatch.sigma == 0.3

@@ -22,7 +22,7 @@ from snnc.errors import CheckpointError
 from snnc.ir import Array, Graph
 from snnc.pipeline import Context, Pipeline
 from snnc.sim.torch import forward
-from snnc.train import LTL, Batch, Checkpoints, Rule
+from snnc.train import LTL, Batch, Checkpoints, LTLOnline, Rule
 from snnc.train import checkpoint as checkpoints_file
 from snnc.train.loop import loop
 from snnc.train.state import KEY, Position, State, decode, encode
@@ -116,8 +116,10 @@ def interrupted(graph: Graph, data: Data, folder: Path, kill: int = 8) -> None:
         (Chancy(optimizer="sgd", schedule="step", rate=2.0), 0),
         (Chancy(optimizer="adamw", schedule="constant", decay=0.1, clip=0.5, patience=1), 0),
         (LTL(epochs=3, batch=40, rate=0.02), 0),
+        (LTL(epochs=3, batch=40, rate=0.02, norm="running", percentile=80), 0),
+        (LTLOnline(epochs=3, batch=40, rate=0.02, norm="running", percentile=80), 0),
     ],
-    ids=["adam", "by epoch", "sgd", "adamw", "ltl"],
+    ids=["adam", "by epoch", "sgd", "adamw", "ltl", "ltl running", "ltl-online running"],
 )
 def test_killed_after_any_update_it_ends_as_if_it_had_not_been(
     lowered: Lower, data: Data, tmp_path: Path, rule: Rule, every: float
@@ -133,6 +135,19 @@ def test_killed_after_any_update_it_ends_as_if_it_had_not_been(
         assert train(rule, graph, data, folder, every=every) == wanted, f"killed after update {kill}"
         assert last(folder) == end, f"killed after update {kill}"
     assert all(end[f"real.{name}"] != graph.params[name].tobytes() for name in wanted[0]), "everything has moved"
+
+
+def test_layers_in_turn_go_on_with_their_running_norms(lowered: Lower, data: Data, tmp_path: Path) -> None:
+    """Three stages of ten updates each, killed in every one."""
+    graph = lowered(CONSTRAINED)
+    rule = LTL(epochs=2, batch=40, rate=0.02, norm="running", percentile=80, order="sequential")
+    wanted = train(rule, graph, data, tmp_path / "whole")
+    assert {"running.relu1:norm", "running.relu2:norm"} < last(tmp_path / "whole").keys()
+    assert wanted != train(replace(rule, norm="batch"), graph, data, tmp_path / "batch")
+    for kill in (3, 12, 15, 26):
+        with pytest.raises(Killed):
+            train(rule, graph, data, tmp_path / str(kill), kill=kill)
+        assert train(rule, graph, data, tmp_path / str(kill)) == wanted, f"killed after update {kill}"
 
 
 def test_killed_again_and_again(lowered: Lower, data: Data, tmp_path: Path) -> None:

@@ -82,7 +82,7 @@ def test_scores_and_neurons_that_do_not_fit_are_refused(lowered: Lower, data: Da
 def test_a_batch_with_one_norm_is_not_shared(lowered: Lower, data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
     graph = lowered()
     monkeypatch.setattr("snnc.train.local.processes", lambda: 2)
-    with pytest.raises(PipelineError, match="norm=batch takes a percentile of the whole batch") as caught:
+    with pytest.raises(PipelineError, match="norm=batch takes percentiles of whole batches") as caught:
         LTL(norm="batch").learner(graph, Context(data, graph.teacher))
     assert "norm=collected" in caught.value.hint
     LTL().learner(graph, Context(data, graph.teacher))

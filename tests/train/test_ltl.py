@@ -185,6 +185,31 @@ def test_the_loss_is_equation_4_and_the_cross_entropy(lowered: Lower, data: Data
     assert found == pytest.approx(by_hand, rel=1e-5)
 
 
+def test_a_running_norm_goes_from_batch_to_batch(lowered: Lower, data: Data) -> None:
+    """The second batch's loss has the norm that the first one has moved; the judge of a layer keeps its yardstick."""
+    graph, rule = lowered(), LTL(norm="running", percentile=80)
+    assert graph.teacher is not None
+    lesson = Lesson(rule, graph, Context(data, graph.teacher))
+    running, learn = dict(lesson.beside.running), rule.taught(lesson)
+    judged = rule.fit_of(lesson, graph, ("relu1", "relu2"), Context(data, graph.teacher))
+    targets = Targets(graph, graph.teacher, norm="running", percentile=80)
+    targets.begin(torch.tensor(data.train.raw))
+    by_hand = dict(targets.begun)
+    for at in (0, 16):
+        x, labels = torch.tensor(data.train.raw[at : at + 16]), torch.tensor(data.train.labels[at : at + 16])
+        loss = float(learn(Batch(tensors_that_learn(graph), x, labels, np.random.default_rng(0), running)))
+        values = forward(graph, tensors(graph), {"x": x})
+        wanted = targets.rates(x, targets.activations(x), by_hand)
+        total = sum(float(((wanted[n] - values[n].sum(0) / 8) ** 2).mean()) for n in ("relu1", "relu2"))
+        assert loss == pytest.approx(total + float(F.cross_entropy(values["fc3.decoded"], labels)), rel=1e-5)
+    assert all(float(running[name]) != float(lesson.beside.running[name]) for name in running)
+    assert rule.fit_of(lesson, graph, ("relu1", "relu2"), Context(data, graph.teacher)) == judged
+
+
+def tensors_that_learn(graph: Graph) -> dict[str, torch.Tensor]:
+    return {name: tensor.requires_grad_() for name, tensor in tensors(graph).items()}
+
+
 def test_a_layers_gradient_is_its_own_losss_alone(lowered: Lower, data: Data) -> None:
     """Other targets for the second layer, other labels: what the first layer gets stays the same, to the bit."""
     graph = lowered()
@@ -256,13 +281,13 @@ def test_in_turn_only_the_layer_moves_and_the_read_out_last(
     labels, seen = torch.tensor(data.train.labels[:16]), []
 
     def watched(
-        rule: LTL, start: Graph, ctx: Context, learn: Learner, units: dict[str, float], judge: object, score: object
+        rule: LTL, start: Graph, ctx: Context, learn: Learner, units: dict[str, float], *rest: object
     ) -> dict[str, np.ndarray]:
         params = {name: tensor.requires_grad_() for name, tensor in tensors(start).items()}
         learn(Batch(params, torch.tensor(data.train.raw[:16]), labels, np.random.default_rng(0)))
         moved = [name for name in weights_of(graph) if not np.array_equal(start.params[name], graph.params[name])]
         seen.append((tuple(units), tuple(n for n in weights_of(graph) if params[n].grad is not None), tuple(moved)))
-        assert (judge is None) == (units.keys() == {"fc3.weight", "b3"})
+        assert (rest[0] is None) == (units.keys() == {"fc3.weight", "b3"})
         return {name: start.params[name] + 1 for name in units}
 
     monkeypatch.setattr("snnc.train.ltl.loop", watched)

@@ -98,11 +98,12 @@ def test_a_layers_gradient_is_its_own_losss_alone(lowered: Lower, data: Data) ->
 
 
 def test_what_is_kept_does_not_grow_with_time(lowered: Lower, data: Data) -> None:
-    def kept(steps: int) -> int:
+    def kept(steps: int, chunk: int) -> int:
         graph = lowered(f"threshold-layernorm{{steps={steps}}},bias-per-step")
-        return most_saved(lambda: gradients(LTLOnline(warm_up=0), graph, data))
+        return most_saved(lambda: gradients(LTLOnline(warm_up=0, chunk=chunk), graph, data))
 
-    assert kept(2) == kept(8) == kept(32) > 0
+    assert kept(2, 1) == kept(8, 1) == kept(32, 1) > 0
+    assert kept(4, 4) == kept(8, 4) == kept(32, 4) <= 4 * kept(2, 1)
 
 
 def test_a_damaged_network_is_repaired(lowered: Lower, data: Data) -> None:

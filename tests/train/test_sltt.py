@@ -157,13 +157,14 @@ def bytes_kept(data: Data) -> Callable[[Any, int], int]:
 
 
 def test_memory_does_not_grow_with_time(bytes_kept: Callable[[Any, int], int]) -> None:
-    """What is saved for the way back: the same for every T with SLTT, and as much as BPTT saves at T = 1."""
-    for rule in (SLTT(epochs=1, batch=20), SLTT(epochs=1, batch=20, k=2)):
-        assert len({bytes_kept(rule, steps) for steps in (2, 8, 32, 128)}) == 1
+    """What is saved for the way back: that of a chunk for every T with SLTT, for one step as much as BPTT at T = 1."""
+    for chunk, k in ((1, 0), (1, 2), (4, 0)):
+        assert len({bytes_kept(SLTT(epochs=1, batch=20, k=k, chunk=chunk), t) for t in (4, 8, 32, 128)}) == 1
     through_time = {steps: bytes_kept(BPTT(epochs=1, batch=20), steps) for steps in (1, 2, 8, 32, 128)}
     a_step = through_time[2] - through_time[1]
     assert {(through_time[t] - through_time[2]) / (t - 2) for t in (8, 32, 128)} == {a_step}
-    assert 0.95 * through_time[1] < bytes_kept(SLTT(epochs=1, batch=20), 128) <= through_time[1]
+    assert 0.95 * through_time[1] < bytes_kept(SLTT(epochs=1, batch=20, chunk=1), 128) <= through_time[1]
+    assert bytes_kept(SLTT(epochs=1, batch=20, chunk=8), 128) <= 1.1 * through_time[8]
 
 
 def test_streams_of_events_are_learned_from(data: Data) -> None:

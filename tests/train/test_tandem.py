@@ -15,6 +15,7 @@ from snnc.errors import PipelineError
 from snnc.ir import Array, Constraint, Graph, Stage, roles, verify
 from snnc.pipeline import Context, Pipeline
 from snnc.sim import reference
+from snnc.sim import torch as executor
 from snnc.sim.torch import exact, forward, tensors
 from snnc.train import Tandem
 from snnc.train.coupled import Coupled, agreement, instead
@@ -336,3 +337,17 @@ def test_impossible_options(options: dict[str, float]) -> None:
     [(key, value)] = options.items()
     with pytest.raises(PipelineError, match=f"'tandem' cannot work with {key}={value}"):
         Tandem(**options)  # type: ignore[arg-type]
+
+
+def test_counts_do_not_depend_on_how_many_samples_run_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = branches()
+    coupled, params = Coupled(graph), tensors(graph)
+    x = torch.tensor(np.random.default_rng(1).integers(0, 5, (7, 2, 4, 4))).float()
+    with exact():
+        whole = coupled.fired(params, x)
+        monkeypatch.setattr(executor, "LARGEST", 2 * 8 * 4 * 4 * 6 * 4)
+        assert executor.at_once(coupled.spiking) < 7
+        parts = coupled.fired(params, x)
+    assert all(torch.equal(parts[name], value) for name, value in whole.items())
+    assert len(whole) > 2
+    assert float(whole["relu1"].sum()) > 0

@@ -13,7 +13,7 @@ from snnc.data import Data
 from snnc.ir import Graph
 from snnc.pipeline import Pipeline
 from snnc.sim.reference import run
-from snnc.train.targets import Targets, has_weights
+from snnc.train.targets import Targets, has_weights, norm_of
 from tests.graphs import Builder
 
 Lower = Callable[..., Graph]
@@ -81,12 +81,47 @@ def test_batches_can_have_norms_of_their_own(lowered: Lower, percentile: float) 
         np.testing.assert_allclose(found[layer].numpy(), np.clip(record[layer] / norm, 0, 1), atol=1e-5)
 
 
+def test_a_running_norm_is_the_mean_of_the_batches_percentiles(lowered: Lower) -> None:
+    """0.9 of what it was and 0.1 of this batch's, which is among them; it begins with that of other samples."""
+    graph = lowered()
+    assert graph.teacher is not None
+    rng = np.random.default_rng(8)
+    batches = [rng.random((20, 8), np.float32) * size for size in (1, 3, 0.5, 2)]
+    targets = Targets(graph, graph.teacher, norm="running", percentile=90)
+    records: list[dict[str, np.ndarray]] = [{} for _ in batches]
+    for x, record in zip(batches, records, strict=True):
+        run(graph.teacher, {"x": x}, record)
+    targets.begin(torch.tensor(batches[0]))
+    running = dict(targets.begun)
+    assert set(running) == {norm_of("relu1"), norm_of("relu2")}
+    by_hand = {name: nearest_rank(records[0][name], 90) for name in ("relu1", "relu2")}
+    for x, record in zip(batches[1:], records[1:], strict=True):
+        found = targets.rates(torch.tensor(x), targets.activations(torch.tensor(x)), running)
+        for layer in by_hand:
+            by_hand[layer] = 0.9 * by_hand[layer] + 0.1 * nearest_rank(record[layer], 90)
+            assert float(running[norm_of(layer)]) == pytest.approx(by_hand[layer], rel=1e-5)
+            np.testing.assert_allclose(found[layer].numpy(), np.clip(record[layer] / by_hand[layer], 0, 1), atol=1e-5)
+    first = targets(torch.tensor(batches[1]))
+    for layer in by_hand:
+        assert float(targets.begun[norm_of(layer)]) != pytest.approx(by_hand[layer], rel=1e-2)
+        wanted = np.clip(records[1][layer] / float(targets.begun[norm_of(layer)]), 0, 1)
+        np.testing.assert_allclose(first[layer].numpy(), wanted, atol=1e-5)
+
+
+def nearest_rank(activity: np.ndarray, percentile: float) -> float:
+    """The percentile of all elements, zeros included."""
+    return float(np.sort(activity.reshape(-1))[math.ceil(percentile / 100 * activity.size) - 1])
+
+
 def test_a_layer_without_activity_has_no_norm_and_the_rate_0(lowered: Lower) -> None:
     graph = lowered()
     assert graph.teacher is not None
     dead = graph.teacher.edit(params={"b1": np.full(16, -1e3, np.float32)})
     found = Targets(graph, dead, norm="batch")(torch.rand(5, 8))
     assert torch.equal(found["relu1"], torch.zeros(5, 16))
+    targets = Targets(graph, dead, norm="running")
+    targets.begin(torch.rand(5, 8))
+    assert torch.equal(targets(torch.rand(5, 8))["relu1"], torch.zeros(5, 16))
 
 
 def test_rates_can_be_rounded_down_to_counts(lowered: Lower) -> None:

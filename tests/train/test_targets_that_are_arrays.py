@@ -19,7 +19,7 @@ from snnc.score import MSE, SI_SDR, Score
 from snnc.sim.torch import run
 from snnc.train import LTL, PTL, SLTT, TRAINERS, Checkpoints, Tandem
 from snnc.train.loop import Training, loop, validated
-from snnc.train.losses import criterion, separated, si_sdr
+from snnc.train.losses import criterion, separated, si_sdr, squared
 from snnc.train.per_step import PerStep
 from snnc.train.readout import readout
 from snnc.train.units import weights_of
@@ -126,7 +126,7 @@ def test_the_loss_is_the_plain_squared_error_of_the_output() -> None:
 
 def test_auto_takes_what_the_targets_are_judged_by() -> None:
     ann = regressor(shape=(2, 20))
-    for score, wanted in ((MSE, F.mse_loss), (SI_SDR, separated)):
+    for score, wanted in ((MSE, squared), (SI_SDR, separated)):
         data = taught(ann, score)
         assert criterion(Tandem(), spiking(ann, data), "signals", Context(data, ann)) is wanted
     one, other = torch.rand(4, 30), torch.rand(4, 30)

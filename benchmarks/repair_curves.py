@@ -1,0 +1,235 @@
+"""The four curves of LTL's figure 4 on simulated devices: what each harm costs, and what calibration brings back.
+
+    python benchmarks/repair_curves.py --keep numbers.json --figure curves.svg [--chips 10] [--epochs 1]
+        [--networks mnist fashion vgg11] [--curves mismatch bits thermal silencing lost] [--learning float hardware]
+        [--train 3000] [--test 1000] [--validation]
+
+`mnist`, `fashion`: a network of five layers (convolutions of 16 and 32 channels with stride 2, one of 32, dense 64,
+10), trained here with batch norms on 20,000 images, exported to ONNX, imported, converted (T = 16) and taught by LTL at
+4 bits (needs SNNC_DATA). `vgg11`: the half-width VGG-11 on CIFAR-10 (needs SNNC_MODELS too), converted, not taught.
+
+    mismatch     sigma of every physical synapse, bias and threshold
+    bits         weights rounded to so many bits after training at full precision; no other harm
+    thermal      sigma of the summed current, relative
+    silencing    share of neurons that are dead for good
+    lost         share of spikes that are lost, drawn afresh at every step
+
+Each level is one network on devices 0, 1, ... of the profile se2 without its wall on the fan-in. Each device is judged
+on test images, calibrated on `--train` training images for an epoch, judged, and so on: before, after one epoch, and
+the epoch that is best on validation images. `clean` is the device without any harm, before it learns. `--validation`
+judges on validation images only, for whoever tunes. `--keep` goes on from what it holds. The table and the figure show
+means over devices; bars of the figure reach from worst to best.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from curves_figure import figure
+from relations.kept import Kept
+from relations.networks import TASKS, Task, samples, teacher
+from relations.relation import Numbers
+
+import snnc
+from snnc import Pipeline
+from snnc.data import Data, Scaling, Split
+from snnc.ir import Graph
+from snnc.pipeline import single
+from snnc.sim.judge import accuracy
+from snnc.targets import DynapSim
+from snnc.targets.dynap_sim import DynapChip
+
+STEPS, BITS = 16, 4
+FREE = 10**6
+"""A fan-in that no network has."""
+TEACHING = 20_000
+"""Training images of teacher and student."""
+FIVE_LAYERS = ((16, 2), (32, 2), (32, 1))
+NETWORKS = {
+    "mnist": Task("mnist.npz", "", Scaling(1 / 255), (1, 28, 28), FIVE_LAYERS, (64,), 4),
+    "fashion": Task("fashion_mnist.npz", "", Scaling(1 / 255), (1, 28, 28), FIVE_LAYERS, (64,), 6),
+}
+VGG11 = "cifar10_vgg11_half"
+LEVELS: dict[str, Sequence[float]] = {
+    "mismatch": (0.05, 0.1, 0.2, 0.3, 0.4),
+    "bits": (6, 5, 4, 3),
+    "thermal": (0.01, 0.05, 0.1, 0.2),
+    "silencing": (0.1, 0.2, 0.3, 0.4, 0.5),
+    "lost": (0.1, 0.2, 0.3, 0.4, 0.5),
+}
+"""Seven bits of 512 inputs exceed what a device adds up exactly."""
+LOWERED = f"fold-batchnorm,threshold-layernorm{{steps={STEPS}}},bias-per-step"
+TAUGHT = "ltl{epochs=2}"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What does not vary from row to row."""
+
+    data: Path
+    models: Path | None
+    train: int
+    test: int
+    epochs: int
+    validation: bool
+
+    def facts(self) -> dict[str, int]:
+        """As far as numbers depend on it."""
+        return {"train": self.train, "test": self.test, "epochs": self.epochs, "validation": int(self.validation)}
+
+
+@cache
+def network(name: str, setting: Setting) -> tuple[Graph, Data]:
+    """The analog network and the images that it was, and its student is, trained on."""
+    if name == "vgg11":
+        if setting.models is None:
+            sys.exit("set SNNC_MODELS to the folder of the models")
+        task, path = TASKS["cifar"], setting.models / f"{VGG11}.onnx"
+        return snnc.load(path), samples(task, setting.data, setting.train, setting.test)
+    data = samples(NETWORKS[name], setting.data, TEACHING, setting.test)
+    return teacher(NETWORKS[name], data), data
+
+
+@cache
+def student(name: str, bits: int | None, setting: Setting) -> Graph:
+    """The spiking network, taught at BITS, or rounded to `bits` after it was taught at full precision."""
+    ann, data = network(name, setting)
+    levels = f"quantize-weights{{bits={bits or BITS}}}"
+    if name == "vgg11":
+        text = f"{LOWERED},{levels}"
+    else:
+        text = f"{LOWERED},{levels},{TAUGHT}" if bits is None else f"{LOWERED},{TAUGHT},{levels}"
+    start = time.perf_counter()
+    made, _ = Pipeline.parse(text)(ann, data=data)
+    tell(f"{name}: {text}", start)
+    return made
+
+
+def calibrating(name: str, setting: Setting) -> Data:
+    """The images that devices see."""
+    data = network(name, setting)[1]
+    return Data(data.train.take(setting.train), data.validation, data.test)
+
+
+def judged(chip: DynapChip, split: Split) -> float:
+    """Accuracy in percent."""
+    return 100 * accuracy(single(chip.run(split)), split.labels)
+
+
+def device(name: str, curve: str, level: float, learning: str, seed: int, setting: Setting) -> DynapChip:
+    """One device with one harm; none at level 0."""
+    bits = int(level) if curve == "bits" else None
+    sigma, hot = (level if curve == kind else 0.0 for kind in ("mismatch", "thermal"))
+    target = DynapSim(
+        bits=bits or BITS, fan_in=FREE, learning=learning, mismatch=sigma, thermal=hot,  # type: ignore[arg-type]
+        silencing=level if curve in ("silencing", "lost") else 0.0, silence="step" if curve == "lost" else "frozen",
+    )  # fmt: skip
+    chip = target.compile(student(name, bits, setting)).load(seed)
+    assert isinstance(chip, DynapChip)
+    return chip
+
+
+def measured(name: str, curve: str, level: float, learning: str, seed: int, setting: Setting) -> Numbers:
+    """Before, after one epoch, and the epoch that is best on validation images."""
+    chip, data = device(name, curve, level, learning, seed, setting), calibrating(name, setting)
+    part = data.validation if setting.validation else data.test
+    found, valid = [judged(chip, part)], [judged(chip, data.validation)]
+    for _ in range(setting.epochs):
+        chip.learn(data.train)
+        found.append(judged(chip, part))
+        valid.append(judged(chip, data.validation) if setting.epochs > 1 else found[-1])
+    return {"before": found[0], "one epoch": found[1], "best": found[1 + int(np.argmax(valid[1:]))]}
+
+
+def clean(name: str, seed: int, setting: Setting) -> Numbers:
+    """The device without any harm, before it learns."""
+    data = calibrating(name, setting)
+    return {"before": judged(device(name, "mismatch", 0.0, "float", seed, setting),
+                             data.validation if setting.validation else data.test)}  # fmt: skip
+
+
+def row(name: str, curve: str, level: float, learning: str, found: Sequence[Numbers], whole: float) -> str:
+    """One line of the table: means, (worst), what is left of the loss."""
+    cells = [summary([f[key] for f in found]) for key in ("before", "one epoch", "best")]
+    left = whole - float(np.mean([f["one epoch"] for f in found]))
+    lost = whole - float(np.mean([f["before"] for f in found]))
+    return f"| {name} | {curve} {level:g} | {learning} | {' | '.join(cells)} | {lost:.2f} | {left:.2f} | {len(found)} |"
+
+
+def summary(values: Sequence[float]) -> str:
+    """Mean +- standard deviation (worst)."""
+    spread = f" +- {np.std(values, ddof=1):.2f}" if len(values) > 1 else ""
+    return f"{np.mean(values):.2f}{spread} ({min(values):.2f})"
+
+
+def key(name: str, curve: str, level: float, learning: str) -> str:
+    """Under which numbers are kept."""
+    return f"{name} {curve} {level:g} {learning}"
+
+
+def tell(text: str, start: float) -> None:
+    """How it goes."""
+    print(f"  {time.perf_counter() - start:5.0f} s  {text}", file=sys.stderr, flush=True)
+
+
+def main() -> None:
+    """Parse and run."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--networks", nargs="+", choices=(*NETWORKS, "vgg11"), default=list(NETWORKS))
+    parser.add_argument("--curves", nargs="+", choices=tuple(LEVELS), default=list(LEVELS))
+    parser.add_argument("--levels", nargs="+", type=float, help="only these of each curve")
+    parser.add_argument("--learning", nargs="+", choices=("float", "hardware"), default=["float", "hardware"])
+    parser.add_argument("--chips", type=int, default=10)
+    parser.add_argument("--epochs", type=int, default=1)
+    parser.add_argument("--train", type=int, default=3000)
+    parser.add_argument("--test", type=int, default=1000)
+    parser.add_argument("--validation", action="store_true")
+    parser.add_argument("--keep", type=Path)
+    parser.add_argument("--figure", type=Path)
+    given = parser.parse_args()
+    if "SNNC_DATA" not in os.environ:
+        sys.exit("set SNNC_DATA to the folder of the images")
+    models = os.environ.get("SNNC_MODELS")
+    setting = Setting(Path(os.environ["SNNC_DATA"]), Path(models) if models else None, given.train, given.test,
+                      given.epochs, given.validation)  # fmt: skip
+    kept = Kept(setting.facts(), given.keep)
+    print("| network | harm | learning | before | one epoch | best | points lost | left after one epoch | devices |")
+    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
+    for name in given.networks:
+        if not kept.has(f"{name} clean", 0):
+            kept.add(f"{name} clean", 0, clean(name, 0, setting))
+        whole = kept.of(f"{name} clean", 1)[0]["before"]
+        print(f"| {name} | clean | | {whole:.2f} | | | | | |")
+        for curve in given.curves:
+            for level in [v for v in LEVELS[curve] if given.levels is None or v in given.levels]:
+                for learning in given.learning:
+                    one = key(name, curve, level, learning)
+                    for seed in range(given.chips):
+                        if not kept.has(one, seed):
+                            start = time.perf_counter()
+                            kept.add(one, seed, measured(name, curve, level, learning, seed, setting))
+                            tell(f"{one}, device {seed}", start)
+                    print(row(name, curve, level, learning, kept.of(one, given.chips), whole), flush=True)
+    if given.figure is not None:
+        rows = [
+            (
+                f"{name}: {curve}",
+                kept.of(f"{name} clean", 1)[0]["before"],
+                {v: n for v in LEVELS[curve] if (n := kept.of(key(name, curve, v, given.learning[0]), given.chips))},
+            )
+            for name in given.networks
+            for curve in given.curves
+        ]
+        given.figure.write_text(figure(rows, len(given.curves), f"learning={given.learning[0]}"))
+
+
+if __name__ == "__main__":
+    main()

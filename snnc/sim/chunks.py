@@ -1,0 +1,171 @@
+r"""Several time steps at once, layer after layer, each step's gradient alone: `snnc.sim.steps` in fewer calls.
+
+Going forward nothing but the neurons' state leads from step to step, and going back nothing does. So a chunk of C steps
+runs as one batch of C * N through every linear op, and only the neurons loop over its steps; what is kept for the way
+back grows with C, not with T. Convolutions of small batches are what gains: of 64 samples one is about a fifth faster
+for each than of 16.
+
+    U[t] = membrane(U[t-1], S[t-1], I[t])        dL/dI[t] = dS/dU(U[t]) * dL/dS[t]          t in the chunk
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from snnc.ir import Node
+
+from .neurons import SURROGATES, Surrogate, charge
+from .placement import moved
+from .stepper import Stepper
+from .torch import delay, evaluate, largest, per_channel
+
+
+class Chunk:
+    """What a network makes in `count` steps that follow on the `first` ones; advances the stepper's state by them.
+
+    Attributes:
+        values: currents and spikes by node name, [count, N, ...], or [1, N, ...] where they are the same at every step.
+        potential: U by layer of neurons, [count, N, ...], or of the last step alone, [1, N, ...], if nobody learns.
+            Going back writes over it.
+        read: what was summed up until each step, by decode node, [count, N, ...]; differentiable in the step alone.
+    """
+
+    def __init__(
+        self, state: Stepper, count: int, learn: bool, counting: bool, width: float = 1.0,
+        surrogate: Surrogate = "boxcar",
+    ) -> None:  # fmt: skip
+        """Run.
+
+        Args:
+            learn: whether gradients are asked for.
+            counting: whether the stepper goes on counting spikes; else it has no counts any more.
+        """
+        self.state, self.first, self.count, self.learn = state, state.t, count, learn
+        self.width, self.surrogate = width, surrogate
+        if not counting:
+            state.count.clear()
+        self.values: dict[str, Tensor] = {}
+        self.potential: dict[str, Tensor] = {}
+        self.read: dict[str, Tensor] = {}
+        graph = state.graph
+        last = {name: node.name for node in graph.nodes for name in graph.values(node)}
+        for node in graph.nodes:
+            read = [self.values[name] for name in graph.values(node) if name in self.values]
+            if node.name in state.still:
+                self.values[node.name] = state.values[node.name][None]
+            elif node.op == "encode":
+                self.values[node.name] = state.trains[node.name][self.first : self.first + count]
+            elif node.op == "lif":
+                self.values[node.name] = self._fire(node, read[0])
+            elif node.name in state.most:
+                self.values[node.name] = self._pool(node, read[0])
+            elif node.op == "decode":
+                self._read_out(node, read[0])
+            elif node.type.kind != "analog":
+                self.values[node.name] = self._compute(node, read)
+            self._forget(node, last)
+        state.t += count
+
+    def _read_out(self, node: Node, sent: Tensor) -> None:
+        """What the stepper has read out at the end; by step in `read`."""
+        skip, more = delay(node, self.state.graph.steps)
+        sent = sent.expand(self.count, *sent.shape[1:])
+        if left := min(max(skip - self.first, 0), self.count):
+            sent = torch.cat([torch.zeros_like(sent[:left]), sent[left:]])
+        before = self.state.read[node.name].detach() + sent.detach().cumsum(0)
+        self.read[node.name] = before + (sent - sent.detach()) if sent.requires_grad else before
+        self.state.read[node.name] = before[-1].clone()
+        self.state.values[node.name] = self.state.read[node.name] * more if skip else self.state.read[node.name]
+
+    def _forget(self, node: Node, last: Mapping[str, str]) -> None:
+        """Let go of what `node` was the last to read; of spikes only if nobody learns."""
+        done = {name for name in self.state.graph.values(node) if last[name] == node.name} & self.values.keys()
+        for name in done if node.op != "decode" else ():
+            if not self.learn or self.state.graph[name].op != "lif":
+                del self.values[name]
+
+    def _compute(self, node: Node, read: list[Tensor]) -> Tensor:
+        state, here = self.state, self.state.place.get(node.name)
+        own = state.own(node)
+        if self.first and node.attrs.get("bias_at") != "per-step":
+            own.pop("bias", None)
+        made = evaluate(node, [moved(value, here) for value in read], own, len(read[0][0]), self.count)
+        normalize = state.normalize.get(node.name)
+        return made if normalize is None else torch.stack([normalize(value) for value in made])
+
+    def _fire(self, node: Node, current: Tensor) -> Tensor:
+        """S[t] of a layer; its last potentials, spikes and counts are those of the stepper then."""
+        state, name, rank = self.state, node.name, len(node.type.shape)
+        current = moved(current, state.place.get(name))
+        if "current" in state.disturb:
+            current = state.disturb["current"](node, current)
+        own = state.own(node)
+        alpha, theta = (per_channel(own[role].detach(), rank) for role in ("alpha", "theta"))
+        spikes, kept = _Apart.apply(  # type: ignore[no-untyped-call]
+            current, state.potential[name].detach(), state.values[name].detach(), alpha, theta, self.count,
+            str(node.attrs["reset"]), self.learn, self.width, self.surrogate,
+        )  # fmt: skip
+        self.potential[name] = kept
+        last = spikes[-1].detach()
+        state.potential[name] = kept[-1].clone() if self.learn else kept[-1]
+        state.values[name] = last.clone() if self.count > 1 else last
+        if name in state.count:
+            state.count[name] = state.count[name] + spikes.detach().sum(0)
+        made: Tensor = spikes
+        return made
+
+    def _pool(self, node: Node, spikes: Tensor) -> Tensor:
+        """A spike wherever the largest count in the window grows; the gradient goes to the spikes of the same step."""
+        state, name = self.state, node.name
+        arrived = spikes.detach().cumsum(0) + state.arrived[name]
+        counts = arrived + (spikes - spikes.detach())
+        most = largest(node, counts.flatten(0, 1)).reshape(len(counts), -1, *node.type.shape)
+        before = torch.cat([state.most[name].detach()[None], most[:-1].detach()])
+        state.arrived[name], state.most[name] = arrived[-1].clone(), most[-1].detach().clone()
+        return most - before
+
+
+class _Apart(torch.autograd.Function):
+    """S[t] and U[t] of some steps; S differentiable in I of the same step alone, U not at all."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        current: Tensor,
+        u: Tensor,
+        last: Tensor,
+        alpha: Tensor,
+        theta: Tensor,
+        count: int,
+        reset: str,
+        keep: bool,
+        width: float,
+        surrogate: Surrogate,
+    ) -> tuple[Tensor, Tensor]:
+        shape = current.shape[1:]
+        spikes, kept = current.new_empty(count, *shape), current.new_empty(count if keep else 1, *shape)
+        for t in range(count):
+            u = charge(u, last, current[t if len(current) > 1 else 0], alpha, theta, reset, out=kept[t % len(kept)])
+            last = torch.ge(u, theta, out=spikes[t])
+        if ctx.needs_input_grad[0]:
+            ctx.save_for_backward(kept, theta)
+        ctx.width, ctx.surrogate, ctx.still = width, surrogate, len(current) == 1
+        ctx.mark_non_differentiable(kept)
+        ctx.set_materialize_grads(False)
+        return spikes, kept
+
+    @staticmethod
+    def backward(ctx: Any, *errors: Tensor) -> tuple[Tensor | None, ...]:
+        (u, theta), error = ctx.saved_tensors, errors[0]
+        made = torch.zeros_like(u[:1]) if ctx.still else u
+        for t in range(len(u)):
+            slope = SURROGATES[ctx.surrogate](u[t], theta, ctx.width)
+            if ctx.still:
+                made[0].addcmul_(slope, error[t])
+            else:
+                torch.mul(slope, error[t], out=made[t])
+        return made, *[None] * 9
