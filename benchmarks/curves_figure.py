@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from relations.relation import Numbers
 
+from benchmarks.relations.relation import Numbers
 from snnc.report.svg import COLOURS, GREY
 
 WIDE, HIGH, MARGIN = 250, 190, 44

@@ -6,7 +6,8 @@
 
 `mnist`, `fashion`: a network of five layers (convolutions of 16 and 32 channels with stride 2, one of 32, dense 64,
 10), trained here with batch norms on 20,000 images, exported to ONNX, imported, converted (T = 16) and taught by LTL at
-4 bits (needs SNNC_DATA). `vgg11`: the half-width VGG-11 on CIFAR-10 (needs SNNC_MODELS too), converted, not taught.
+4 bits (needs SNNC_DATA). `vgg11`: the half-width VGG-11 on CIFAR-10 (needs SNNC_MODELS too), taught on 990 images;
+minutes for each device and epoch.
 
     mismatch     sigma of every physical synapse, bias and threshold
     bits         weights rounded to so many bits after training at full precision; no other harm
@@ -33,12 +34,13 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-from curves_figure import figure
-from relations.kept import Kept
-from relations.networks import TASKS, Task, samples, teacher
-from relations.relation import Numbers
 
+sys.path.insert(0, str(Path(__file__).parents[1]))  # found when the script is run by its path
 import snnc
+from benchmarks.curves_figure import figure
+from benchmarks.relations.kept import Kept
+from benchmarks.relations.networks import TASKS, Task, samples, teacher
+from benchmarks.relations.relation import Numbers
 from snnc import Pipeline
 from snnc.data import Data, Scaling, Split
 from snnc.ir import Graph
@@ -57,7 +59,7 @@ NETWORKS = {
     "mnist": Task("mnist.npz", "", Scaling(1 / 255), (1, 28, 28), FIVE_LAYERS, (64,), 4),
     "fashion": Task("fashion_mnist.npz", "", Scaling(1 / 255), (1, 28, 28), FIVE_LAYERS, (64,), 6),
 }
-VGG11 = "cifar10_vgg11_half"
+VGG11, VGG11_TEACHING = "cifar10_vgg11_half", 1100
 LEVELS: dict[str, Sequence[float]] = {
     "mismatch": (0.05, 0.1, 0.2, 0.3, 0.4),
     "bits": (6, 5, 4, 3),
@@ -67,7 +69,9 @@ LEVELS: dict[str, Sequence[float]] = {
 }
 """Seven bits of 512 inputs exceed what a device adds up exactly."""
 LOWERED = f"fold-batchnorm,threshold-layernorm{{steps={STEPS}}},bias-per-step"
-TAUGHT = "ltl{epochs=2}"
+TAUGHT = dict.fromkeys(NETWORKS, "ltl{epochs=2}") | {"vgg11": "ltl{epochs=1 batch=32 rate=0.001}"}
+RATES = {"vgg11": 0.001}
+"""Of the float learning block, where its default is too much for so many layers; chosen on validation images."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +97,7 @@ def network(name: str, setting: Setting) -> tuple[Graph, Data]:
         if setting.models is None:
             sys.exit("set SNNC_MODELS to the folder of the models")
         task, path = TASKS["cifar"], setting.models / f"{VGG11}.onnx"
-        return snnc.load(path), samples(task, setting.data, setting.train, setting.test)
+        return snnc.load(path), samples(task, setting.data, VGG11_TEACHING, setting.test)
     data = samples(NETWORKS[name], setting.data, TEACHING, setting.test)
     return teacher(NETWORKS[name], data), data
 
@@ -103,10 +107,8 @@ def student(name: str, bits: int | None, setting: Setting) -> Graph:
     """The spiking network, taught at BITS, or rounded to `bits` after it was taught at full precision."""
     ann, data = network(name, setting)
     levels = f"quantize-weights{{bits={bits or BITS}}}"
-    if name == "vgg11":
-        text = f"{LOWERED},{levels}"
-    else:
-        text = f"{LOWERED},{levels},{TAUGHT}" if bits is None else f"{LOWERED},{TAUGHT},{levels}"
+    taught = TAUGHT[name]
+    text = f"{LOWERED},{levels},{taught}" if bits is None else f"{LOWERED},{taught},{levels}"
     start = time.perf_counter()
     made, _ = Pipeline.parse(text)(ann, data=data)
     tell(f"{name}: {text}", start)
@@ -129,9 +131,15 @@ def device(name: str, curve: str, level: float, learning: str, seed: int, settin
     bits = int(level) if curve == "bits" else None
     sigma, hot = (level if curve == kind else 0.0 for kind in ("mismatch", "thermal"))
     target = DynapSim(
-        bits=bits or BITS, fan_in=FREE, learning=learning, mismatch=sigma, thermal=hot,  # type: ignore[arg-type]
-        silencing=level if curve in ("silencing", "lost") else 0.0, silence="step" if curve == "lost" else "frozen",
-    )  # fmt: skip
+        bits=bits or BITS,
+        fan_in=FREE,
+        learning=learning,  # type: ignore[arg-type]
+        rate=RATES.get(name, DynapSim.rate),
+        mismatch=sigma,
+        thermal=hot,
+        silencing=level if curve in ("silencing", "lost") else 0.0,
+        silence="step" if curve == "lost" else "frozen",
+    )
     chip = target.compile(student(name, bits, setting)).load(seed)
     assert isinstance(chip, DynapChip)
     return chip

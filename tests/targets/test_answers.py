@@ -65,6 +65,23 @@ def test_the_first_step_goes_down_the_cross_entropy_by_hand() -> None:
         np.testing.assert_allclose(moved[clear], -RATE / STEPS * np.sign(gradient)[clear], rtol=1e-2)
 
 
+def test_the_rate_falls_to_nothing_over_an_epoch() -> None:
+    graph = place(exact("plain"))
+    nominal = tensors(graph)
+    weight = host_params(graph)[0]
+    answers = Answers(graph, nominal, ACCURACY, RATE, 4)
+    [read] = answers._part.inputs
+    counts, moved = torch.ones(2, *graph.type(read).shape), []
+    for _ in range(5):
+        before = nominal[weight].clone()
+        with torch.inference_mode():
+            answers.learn({read: counts}, torch.tensor([0, 1]))
+        moved.append(float((nominal[weight] - before).abs().max()))
+    assert moved[0] == pytest.approx(RATE / STEPS, rel=1e-3)
+    assert moved[3] < 0.3 * moved[0]
+    assert moved[4] == 0
+
+
 def test_fixed_and_learned_read_outs() -> None:
     fixed, learned = chip(readout="fixed"), chip()
     start = host_values(fixed)
@@ -125,3 +142,13 @@ def test_answers_that_cannot_be_taught_stay_and_say_why() -> None:
     assert "one output, not 2" in answers.why
     assert answers.learns == ()
     answers.learn({}, torch.zeros(1))
+
+
+def test_labels_are_those_of_their_samples() -> None:
+    """What is linear in the spikes can be read out of them, if every sample comes with its own label."""
+    made, found = chip(mismatch=0.0, rate=0.1, learning="hardware", p_write=1e-9), data("plain")
+    score = made.run(found.train)["y"] @ [1.0, 0.0, -1.0]
+    labels = (score > np.median(score)).astype(np.int64)
+    for _ in range(10):
+        made.learn(replace(found.train, labels=labels))
+    assert (made.run(found.train)["y"].argmax(1) == labels).mean() > 0.85

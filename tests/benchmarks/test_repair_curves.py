@@ -1,0 +1,62 @@
+"""The curves of harms and repairs: their figure, their rows, and one small run."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import pytest
+
+from benchmarks import repair_curves
+from benchmarks.curves_figure import figure
+from benchmarks.relations.relation import Numbers
+
+NEEDS_DATA = pytest.mark.skipif("SNNC_DATA" not in os.environ, reason="needs the images, SNNC_DATA is not set")
+
+
+def numbers(before: float, after: float, best: float) -> Numbers:
+    return {"before": before, "one epoch": after, "best": best}
+
+
+def test_the_figure_has_a_panel_for_every_curve() -> None:
+    levels = {0.2: [numbers(80, 95, 96), numbers(70, 94, 95)], 0.4: [numbers(40, 90, 92)]}
+    made = figure([("mnist: mismatch", 98.0, levels), ("mnist: bits", 98.0, {})], 2, "learning=float")
+    root = ElementTree.fromstring(made)
+    texts = [e.text for e in root.iter() if e.tag.endswith("text")]
+    assert "mnist: mismatch" in texts
+    assert "mnist: bits: not run" in texts
+    assert "40" in texts, "the axis begins at the ten below the lowest figure"
+    lines = [e.attrib["points"].split() for e in root.iter() if e.tag.endswith("polyline")]
+    assert [len(line) for line in lines] == [2, 2, 2]
+    before, after = ([float(p.split(",")[1]) for p in line] for line in lines[:2])
+    assert all(low > high for low, high in zip(before, after, strict=True)), "better is higher up"
+
+
+def test_a_row_says_what_was_lost_and_what_is_left() -> None:
+    text = repair_curves.row("mnist", "mismatch", 0.4, "float", [numbers(60, 96, 97), numbers(70, 98, 98)], 98.5)
+    assert text == (
+        "| mnist | mismatch 0.4 | float | 65.00 +- 7.07 (60.00) | 97.00 +- 1.41 (96.00) | 97.50 +- 0.71 (97.00) "
+        "| 33.50 | 1.50 | 2 |"
+    )
+
+
+@NEEDS_DATA
+def test_a_small_run_is_kept_and_not_measured_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(repair_curves, "TEACHING", 200)
+    keep, drawn = tmp_path / "numbers.json", tmp_path / "curves.svg"
+    options = ["--networks", "mnist", "--curves", "silencing", "--levels", "0.5", "--chips", "1", "--train", "32"]
+    options += ["--test", "20", "--learning", "hardware", "--keep", str(keep), "--figure", str(drawn)]
+    monkeypatch.setattr(sys, "argv", ["repair_curves.py", *options])
+    repair_curves.main()
+    first = capsys.readouterr().out
+    assert "| mnist | silencing 0.5 | hardware |" in first
+    assert set(json.loads(keep.read_text())["numbers"]) == {"mnist clean", "mnist silencing 0.5 hardware"}
+    ElementTree.fromstring(drawn.read_text())
+    monkeypatch.setattr(repair_curves, "measured", None)
+    repair_curves.main()
+    assert capsys.readouterr().out == first
