@@ -18,7 +18,6 @@ synapse; seconds a chip.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -29,8 +28,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # found when the script is run by its path
 import snnc
-from benchmarks.chips import summary
-from benchmarks.conversion import MODELS
+from benchmarks.chips import loaded, summary
 from snnc import data, spec
 from snnc.sim.judge import accuracy
 from snnc.target import Artifact
@@ -38,7 +36,6 @@ from snnc.targets import TARGETS
 from snnc.targets.dynap_sim import DynapChip
 from snnc.targets.dynap_sim.repairs import REPAIRS, NoiseAware, OutputGain, ReadOut, Repair, Repaired, Traffic
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
 NAMES = {"fashion": "fashion_mlp_tf2onnx117", "mnist": "mnist_cnn_torch27_op13"}
 TUNED_ON = 100
 """The first chip that options are chosen on."""
@@ -147,16 +144,7 @@ def _synapses(chip: DynapChip) -> int:
 
 def network(model: str, train: int, test: int, recipe: str) -> tuple[snnc.Graph, data.Data]:
     """A network after the recipe of the target with these options, and its data."""
-    if model == "digits":
-        samples = data.load(EXAMPLES / "digits.npz", test_samples=test)
-        graph = snnc.load(EXAMPLES / "digits_cnn.onnx")
-    else:
-        folders = [os.environ.get(name) for name in ("SNNC_MODELS", "SNNC_DATA")]
-        if None in folders:
-            sys.exit("set SNNC_MODELS and SNNC_DATA to the folders of the models and the data")
-        name, scaling = MODELS[NAMES[model]]
-        samples = data.load(f"{folders[1]}/{name}.npz", scaling=scaling, train_samples=train, test_samples=test)
-        graph = snnc.load(f"{folders[0]}/{NAMES[model]}.onnx")
+    graph, samples = loaded(NAMES.get(model, model), train, test)
     target = spec.from_spec(f"dynap-sim{{{recipe}}}", TARGETS)
     snn, _ = target.pipeline()(graph, data=samples)
     x, labels = samples.validation.x(), samples.validation.labels

@@ -69,18 +69,21 @@ CIRCUITS: dict[str, dict[str, float]] = {
 }
 
 
-def network(model: str, train: int, test: int) -> tuple[snnc.Graph, data.Data]:
-    """A network after the default recipe, and its data."""
+def loaded(model: str, train: int, test: int) -> tuple[snnc.Graph, data.Data]:
+    """The digits example, or one of `MODELS` that others trained, and its data."""
     if model == "digits":
-        samples = data.load(EXAMPLES / "digits.npz", test_samples=test)
-        graph = snnc.load(EXAMPLES / "digits_cnn.onnx")
-    else:
-        folders = [os.environ.get(name) for name in ("SNNC_MODELS", "SNNC_DATA")]
-        if None in folders:
-            sys.exit("set SNNC_MODELS and SNNC_DATA to the folders of the models and the data")
-        name, scaling = MODELS[FASHION]
-        samples = data.load(f"{folders[1]}/{name}.npz", scaling=scaling, train_samples=train, test_samples=test)
-        graph = snnc.load(f"{folders[0]}/{FASHION}.onnx", outputs=OUTPUTS[FASHION])
+        return snnc.load(EXAMPLES / "digits_cnn.onnx"), data.load(EXAMPLES / "digits.npz", test_samples=test)
+    folders = [os.environ.get(name) for name in ("SNNC_MODELS", "SNNC_DATA")]
+    if None in folders:
+        sys.exit("set SNNC_MODELS and SNNC_DATA to the folders of the models and the data")
+    name, scaling = MODELS[model]
+    samples = data.load(f"{folders[1]}/{name}.npz", scaling=scaling, train_samples=train, test_samples=test)
+    return snnc.load(f"{folders[0]}/{model}.onnx", outputs=OUTPUTS.get(model, ())), samples
+
+
+def network(model: str, train: int, test: int) -> tuple[snnc.Graph, data.Data]:
+    """A network after the recipe, and its data."""
+    graph, samples = loaded("digits" if model == "digits" else FASHION, train, test)
     snn, _ = snnc.Pipeline.parse(RECIPE)(graph, data=samples)
     x, labels = samples.test.x(), samples.test.labels
     shares = [accuracy(snnc.simulate(g, x, "torch"), labels) for g in (graph, snn)]
