@@ -55,12 +55,14 @@ def panel(left: float, top: float, what: Panel) -> str:
     made.append(f'<line {ends} y1="{down(whole):.1f}" y2="{down(whole):.1f}" stroke="black" stroke-dasharray="4 3"/>')
     for i, level in enumerate(levels):
         made.append(f'<text x="{across(i):.1f}" y="{top + HIGH - 18}" text-anchor="middle">{level:g}</text>')
-    for kind, colour in DRAWN.items():
+    for size, (kind, colour) in zip((3, 4.5, 2.5), DRAWN.items(), strict=True):
         points = []
         for i, found in enumerate(levels.values()):
             values = [n[kind] for n in found]
             x, worst, best = f"{across(i):.1f}", down(min(values)), down(max(values))
-            points.append(f"{x},{down(float(np.mean(values))):.1f}")
+            mean = f"{down(float(np.mean(values))):.1f}"
+            points.append(f"{x},{mean}")
+            made.append(f'<circle cx="{x}" cy="{mean}" r="{size}" fill="white" stroke="{colour}" stroke-width="1.5"/>')
             bar = f'<line x1="{x}" x2="{x}" y1="{worst:.1f}" y2="{best:.1f}" stroke="{colour}" stroke-opacity=".5"/>'
             made.append(bar)
         made.append(f'<polyline points="{" ".join(points)}" fill="none" stroke="{colour}" stroke-width="1.5"/>')
