@@ -6,6 +6,7 @@ Exit codes: 0 done; 2 something is wrong with what the user gave; 1 a mistake of
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -258,11 +259,20 @@ listing("trainers", TRAINERS, "List the learning rules and their options.")
 listing("targets", TARGETS, "List the chips and their options.")
 
 
+def _leave() -> None:
+    """End a process of several at once: all is written, and torch's threads may abort an interpreter that shuts down."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
+
+
 def main() -> None:
     """Run the command line; errors of the user end with code 2 and no traceback."""
     try:
         with parallel.joined():
             cli.main(standalone_mode=False)
+        if parallel.launched():
+            _leave()
     except click.exceptions.Exit as done:
         sys.exit(done.exit_code)
     except click.ClickException as error:

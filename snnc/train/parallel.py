@@ -32,6 +32,11 @@ FAILED = "snnc/failed"
 _stores: list[Any] = []
 
 
+def launched(environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether torchrun started this process beside others."""
+    return all(name in environment for name in LAUNCHED) and environment["WORLD_SIZE"] != "1"
+
+
 @contextmanager
 def joined(environment: Mapping[str, str] = os.environ) -> Iterator[None]:
     """Join the other processes, where torchrun started several.
@@ -39,7 +44,7 @@ def joined(environment: Mapping[str, str] = os.environ) -> Iterator[None]:
     Raises:
         PipelineError: they cannot be reached.
     """
-    if any(name not in environment for name in LAUNCHED) or environment["WORLD_SIZE"] == "1":
+    if not launched(environment):
         yield
         return
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
