@@ -260,7 +260,7 @@ listing("targets", TARGETS, "List the chips and their options.")
 
 
 def _leave() -> None:
-    """End a process of several at once: all is written, and torch's threads may abort an interpreter that shuts down."""
+    """End a process of several at once: all is written, and torch's threads may abort a shutting interpreter."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)
