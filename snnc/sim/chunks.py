@@ -10,7 +10,7 @@ for each than of 16.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -20,7 +20,7 @@ from snnc.ir import Node
 
 from .neurons import SURROGATES, Surrogate, charge
 from .placement import moved
-from .stepper import Stepper
+from .stepper import Neurons, Stepper
 from .torch import delay, evaluate, largest, per_channel
 
 
@@ -36,16 +36,18 @@ class Chunk:
 
     def __init__(
         self, state: Stepper, count: int, learn: bool, counting: bool, width: float = 1.0,
-        surrogate: Surrogate = "boxcar",
+        surrogate: Surrogate = "boxcar", neurons: Neurons | None = None, keep: Collection[str] = (),
     ) -> None:  # fmt: skip
         """Run.
 
         Args:
-            learn: whether gradients are asked for.
+            learn: whether anybody learns from it, by gradients or from potentials and spikes.
             counting: whether the stepper goes on counting spikes; else it has no counts any more.
+            neurons: what fires, step by step and without a gradient, in place of the neurons of `snnc.sim.neurons`.
+            keep: nodes whose values are kept, beside those of neurons if somebody learns.
         """
         self.state, self.first, self.count, self.learn = state, state.t, count, learn
-        self.width, self.surrogate = width, surrogate
+        self.width, self.surrogate, self.neurons, self.keep = width, surrogate, neurons, keep
         if not counting:
             state.count.clear()
         self.values: dict[str, Tensor] = {}
@@ -85,7 +87,7 @@ class Chunk:
         """Let go of what `node` was the last to read; of spikes only if nobody learns."""
         done = {name for name in self.state.graph.values(node) if last[name] == node.name} & self.values.keys()
         for name in done if node.op != "decode" else ():
-            if not self.learn or self.state.graph[name].op != "lif":
+            if name not in self.keep and not (self.learn and self.state.graph[name].op == "lif"):
                 del self.values[name]
 
     def _compute(self, node: Node, read: list[Tensor]) -> Tensor:
@@ -99,24 +101,43 @@ class Chunk:
 
     def _fire(self, node: Node, current: Tensor) -> Tensor:
         """S[t] of a layer; its last potentials, spikes and counts are those of the stepper then."""
-        state, name, rank = self.state, node.name, len(node.type.shape)
+        state, name = self.state, node.name
         current = moved(current, state.place.get(name))
+        if state.intercept is not None:
+            current = state.intercept(node, current)
         if "current" in state.disturb:
-            current = state.disturb["current"](node, current)
-        own = state.own(node)
-        alpha, theta = (per_channel(own[role].detach(), rank) for role in ("alpha", "theta"))
-        spikes, kept = _Apart.apply(  # type: ignore[no-untyped-call]
-            current, state.potential[name].detach(), state.values[name].detach(), alpha, theta, self.count,
-            str(node.attrs["reset"]), self.learn, self.width, self.surrogate,
-        )  # fmt: skip
+            current = state.disturb["current"](node, current.expand(self.count, *current.shape[1:]))
+        spikes, kept = self._usual(node, current) if self.neurons is None else self._other(node, current)
         self.potential[name] = kept
-        last = spikes[-1].detach()
         state.potential[name] = kept[-1].clone() if self.learn else kept[-1]
+        if "spikes" in state.disturb:
+            state.fired[name] = spikes[-1]
+            spikes = state.disturb["spikes"](node, spikes)
+        last = spikes[-1].detach()
         state.values[name] = last.clone() if self.count > 1 else last
         if name in state.count:
             state.count[name] = state.count[name] + spikes.detach().sum(0)
         made: Tensor = spikes
         return made
+
+    def _usual(self, node: Node, current: Tensor) -> tuple[Tensor, Tensor]:
+        """S[t] and U[t] of neurons of `snnc.sim.neurons`."""
+        state, own, rank = self.state, self.state.own(node), len(node.type.shape)
+        last = state.fired.get(node.name, state.values[node.name])
+        alpha, theta = (per_channel(own[role].detach(), rank) for role in ("alpha", "theta"))
+        made: tuple[Tensor, Tensor] = _Apart.apply(  # type: ignore[no-untyped-call]
+            current, state.potential[node.name].detach(), last.detach(), alpha, theta, self.count,
+            str(node.attrs["reset"]), self.learn, self.width, self.surrogate,
+        )  # fmt: skip
+        return made
+
+    def _other(self, node: Node, current: Tensor) -> tuple[Tensor, Tensor]:
+        """S[t] and U[t] of other neurons."""
+        assert self.neurons is not None
+        potentials, spikes = zip(
+            *(self.neurons(node, each) for each in current.expand(self.count, *current.shape[1:])), strict=True
+        )
+        return torch.stack(spikes), torch.stack(potentials if self.learn else potentials[-1:])
 
     def _pool(self, node: Node, spikes: Tensor) -> Tensor:
         """A spike wherever the largest count in the window grows; the gradient goes to the spikes of the same step."""
@@ -148,9 +169,12 @@ class _Apart(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         shape = current.shape[1:]
         spikes, kept = current.new_empty(count, *shape), current.new_empty(count if keep else 1, *shape)
+        if alpha.device.type == "cpu" and (alpha == 1).all():
+            alpha = alpha.new_ones(())
+        inputs, made, potentials = current.expand(count, *shape).unbind(), spikes.unbind(), kept.unbind()
         for t in range(count):
-            u = charge(u, last, current[t if len(current) > 1 else 0], alpha, theta, reset, out=kept[t % len(kept)])
-            last = torch.ge(u, theta, out=spikes[t])
+            u = charge(u, last, inputs[t], alpha, theta, reset, out=potentials[t % len(potentials)])
+            last = torch.ge(u, theta, out=made[t])
         if ctx.needs_input_grad[0]:
             ctx.save_for_backward(kept, theta)
         ctx.width, ctx.surrogate, ctx.still = width, surrogate, len(current) == 1

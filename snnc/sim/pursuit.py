@@ -15,7 +15,8 @@ from torch import Tensor
 
 from snnc.ir import Array, Graph, Node, roles
 
-from .torch import exact, forward, tensors, to_tensor, unfold
+from .local import unfold
+from .torch import exact, forward, tensors, to_tensor
 
 CHUNK = 32
 """Samples, and neurons, at a time."""

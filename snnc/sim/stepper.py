@@ -37,6 +37,8 @@ class Stepper:
         trains: what encoders hand on step by step, [T, N, ...], by node.
         place: where every node computes, by name; empty if all is on one device.
         arrived, most: the spikes so far that a spiking max pool was sent and their largest in each window, by node.
+        intercept: hears of every layer of neurons and its current before it fires, gives back the current that it gets:
+            [N, ...], or several steps at once, [steps or 1, N, ...], where `snnc.sim.chunks` advances it.
         t: steps done.
     """
 
@@ -48,12 +50,14 @@ class Stepper:
 
         Args:
             x: inputs [N, ...], or streams of events [N, T, ...], by input name.
-            disturb: by `current` and `spikes`: what happens to a neuron's input and to its output at every step.
+            disturb: by `current` and `spikes`: what becomes of a neuron's input and of its output at some steps
+                [steps, N, ...].
             neurons: what fires in place of the neurons of `snnc.sim.neurons`.
             normalize: see `snnc.sim.torch.forward`.
         """
         self.graph, self.params, self.disturb = graph, params, dict(disturb or {})
         self.neurons, self.normalize = neurons, dict(normalize or {})
+        self.intercept: Disturb | None = None
         self.fired: dict[str, Tensor] = {}
         self.values: dict[str, Tensor] = totals(graph, x)
         self.potential: dict[str, Tensor] = {}
@@ -79,16 +83,16 @@ class Stepper:
                 self.values[node.name] = self.trains[node.name][0]
                 self.still.add(node.name)
         elif node.op == "lif":
-            shape = (self._batch(), *node.type.shape)
+            shape = (self.batch, *node.type.shape)
             u0 = per_channel(self.own(node)["u0"], len(node.type.shape))
             self.potential[node.name] = u0.expand(shape)
             self.values[node.name] = self.count[node.name] = torch.zeros(shape, device=u0.device)
         elif node.op == "decode":
-            self.read[node.name] = torch.zeros((self._batch(), *node.type.shape), device=self._device(node))
+            self.read[node.name] = torch.zeros((self.batch, *node.type.shape), device=self._device(node))
             self.values[node.name] = self.read[node.name]
         elif node.op == "maxpool" and node.type.kind == "spikes":
             for held, shape in ((self.arrived, self.graph.type(read[0]).shape), (self.most, node.type.shape)):
-                held[node.name] = torch.zeros((self._batch(), *shape), device=self._device(node))
+                held[node.name] = torch.zeros((self.batch, *shape), device=self._device(node))
         elif node.type.kind == "analog" and node.name not in self._head:
             self.values[node.name] = self._compute(node)
         elif node.attrs.get("bias_at") != "first-step" and read and set(read) <= self.still:
@@ -129,12 +133,14 @@ class Stepper:
 
     def _fire(self, node: Node, current: Tensor) -> None:
         current = moved(current, self.place.get(node.name))
+        if self.intercept is not None:
+            current = self.intercept(node, current)
         if "current" in self.disturb:
-            current = self.disturb["current"](node, current)
+            current = self.disturb["current"](node, current[None])[0]
         u, spikes = (self._charge if self.neurons is None else self.neurons)(node, current)
         if "spikes" in self.disturb:
             self.fired[node.name] = spikes
-            spikes = self.disturb["spikes"](node, spikes)
+            spikes = self.disturb["spikes"](node, spikes[None])[0]
         self.potential[node.name], self.values[node.name] = u, spikes
         self.count[node.name] = self.count[node.name] + spikes
 
@@ -161,7 +167,7 @@ class Stepper:
     def _compute(self, node: Node, values: Tensors | None = None) -> Tensor:
         own, values = self.own(node), self.values if values is None else values
         if node.op == "constant":
-            return own["value"].expand(self._batch(), *node.type.shape)
+            return own["value"].expand(self.batch, *node.type.shape)
         here = self.place.get(node.name)
         made = KERNELS[node.op](node, [moved(values[name], here) for name in self.graph.values(node)], own)
         charged = node.type.kind == "analog" or node.attrs.get("bias_at") == "per-step" or self.t == 1
@@ -173,7 +179,9 @@ class Stepper:
         here = self.place.get(node.name)
         return {role: moved(self.params[name], here) for role, name in roles(node, self.graph.params).items()}
 
-    def _batch(self) -> int:
+    @property
+    def batch(self) -> int:
+        """Samples that run."""
         return len(self.values[next(iter(self.graph.inputs))])
 
     def _device(self, node: Node) -> torch.device:

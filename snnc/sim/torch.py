@@ -21,6 +21,7 @@ from snnc.ir import Array, Graph, Node, Samples, attr_ints, roles
 
 from .curves import CURVES, curve
 from .encoding import events, totals
+from .local import local
 from .neurons import Surrogate
 from .placement import first, homes, moved, places
 from .pooling import apart, pool
@@ -235,24 +236,6 @@ def _conv(node: Node, x: list[Tensor], p: Tensors) -> Tensor:
     return F.conv2d(image, p["weight"], None, attr_ints(node, "strides"), pads, attr_ints(node, "dilations"), group)
 
 
-def unfold(node: Node, x: Tensor, kernel: tuple[int, int]) -> Tensor:
-    """All windows of an image in the order of the groups: [N,C,H,W] -> [group, positions, N, C/group*kh*kw]."""
-    image, pads = _padded(node, x)
-    columns = F.unfold(image, kernel, attr_ints(node, "dilations"), pads, attr_ints(node, "strides"))
-    group = int(str(node.attrs["group"]))
-    return columns.reshape(len(x), group, -1, columns.shape[-1]).permute(1, 3, 0, 2)
-
-
-def _local(node: Node, x: list[Tensor], p: Tensors) -> Tensor:
-    weight = p["weight"]
-    out, high, wide, _, *kernel = weight.shape
-    windows = unfold(node, x[0], (kernel[0], kernel[1]))
-    group = len(windows)
-    rows = weight.reshape(group, out // group, high * wide, -1).permute(0, 2, 3, 1)
-    made = windows @ rows
-    return made.permute(2, 0, 3, 1).reshape(len(x[0]), out, high, wide)
-
-
 def _avgpool(node: Node, x: list[Tensor], p: Tensors) -> Tensor:
     if node.type.kind != "analog" and apart(node):
         return pool(x[0], attr_ints(node, "kernel"))
@@ -378,7 +361,7 @@ def _folded(function: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Node, lis
 
 KERNELS: Mapping[str, Callable[[Node, list[Tensor], Tensors], Tensor]] = {
     "conv": _conv,
-    "local": _local,
+    "local": lambda node, x, p: local(node, x[0], p["weight"]),
     "dense": lambda node, x, p: x[0] @ p["weight"].T,
     "scale": lambda node, x, p: x[0] * per_channel(p["factor"], x[0].ndim - 1),
     "avgpool": _avgpool,

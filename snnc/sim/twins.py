@@ -24,7 +24,7 @@ from torch import Tensor
 from snnc.ir import Constraint, Graph, Node, roles
 
 from .ideal import delivered
-from .torch import unfold
+from .local import unfold
 
 OWN = ("conv", "local", "dense")
 """The ops whose weights are compared with the teacher's."""

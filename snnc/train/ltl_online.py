@@ -78,7 +78,7 @@ class LTLOnline(LocalRule):
                 sums[node.name] = current
                 return current.detach()
 
-            run.state.disturb["current"] = alone
+            run.state.intercept = alone
             total = batch.x.new_zeros(())
             for learns, count in alike([t > first for t in range(1, graph.steps + 1)], self.chunk):
                 before = dict(run.state.count)

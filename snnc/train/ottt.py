@@ -66,7 +66,7 @@ class OTTT(PerStep):
             fixed = {name: value.detach() for name, value in batch.params.items()}
             run = Stepwise(graph, fixed, {source: batch.x}, width=self.width, surrogate=self.surrogate)
             sums: dict[str, Tensor] = {}
-            run.state.disturb["current"] = lambda node, current: sums.setdefault(node.name, differentiable(current))
+            run.state.intercept = lambda node, current: sums.setdefault(node.name, differentiable(current))
             traces = [Trace(each, run.state) for each in synapses]
             total = torch.zeros((), device=batch.x.device)
             for t in range(1, graph.steps + 1):

@@ -29,7 +29,7 @@ from snnc.train.targets import Targets
 
 from .answers import Answers, host_params
 from .counters import CountingBlock
-from .device import Device, Model
+from .device import Device, Model, advance
 from .dpi import Circuit
 from .layout import sites
 from .learning import Block, LearningBlock, Rule
@@ -118,11 +118,10 @@ class DynapChip(Chip):
                 progress(f"chip {self.seed} runs", at, len(x))
                 stepper = self.device.stepper({name: to_tensor(x[at : at + CHUNK], self.on)}, at // CHUNK)
                 seen: dict[str, list[torch.Tensor]] = {f"{layer}[{i}]": [] for layer, i in monitor}
-                for _ in range(self.graph.steps):
-                    stepper.step()
+                for some in advance(stepper, self.graph.steps, learn=bool(monitor)):
                     for layer, i in monitor:
-                        seen[f"{layer}[{i}]"].append(stepper.potential[layer].flatten(1)[:, i])
-                made = {**stepper.outputs(), **{user: torch.stack(train, 1) for user, train in seen.items()}}
+                        seen[f"{layer}[{i}]"].append(some.potential[layer].flatten(2)[..., i])
+                made = {**stepper.outputs(), **{user: torch.cat(train).T for user, train in seen.items()}}
                 for user, value in made.items():
                     parts.setdefault(user, []).append(value.cpu().numpy())
         return {user: np.concatenate(found) for user, found in parts.items()}

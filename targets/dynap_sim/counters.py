@@ -33,7 +33,7 @@ from snnc.ir import Node, roles
 from snnc.sim.neurons import gate
 from snnc.sim.stepper import Stepper
 
-from .learning import Block, Plastic
+from .learning import Block, Plastic, Seen, Sums
 
 
 class CountingBlock(Block):
@@ -52,6 +52,7 @@ class CountingBlock(Block):
     def begin(self, seed: int, epoch: int, batches: int) -> None:
         super().begin(seed, epoch, batches)
         self._batches, self._done = batches, 0
+        self._net, self._gross = Sums(self.device.nominal), Sums(self.device.nominal)
 
     @property
     def chance(self) -> float:
@@ -60,44 +61,41 @@ class CountingBlock(Block):
 
     def learn(self, stepper: Stepper, targets: Mapping[str, Tensor]) -> None:
         """Run the batch to its end, writing towards the target rates [N, ...] of every layer."""
-        graph, sums = self.device.graph, dict[str, tuple[Tensor, Tensor]]()
+        graph = self.device.graph
+        for sums in (self._net, self._gross):
+            sums.begin()
         registers = {layer: (rate * self.one).round().clamp(0, self.one - 1) for layer, rate in targets.items()}
-        teacher = {layer: torch.zeros_like(rate) for layer, rate in targets.items()}
-        for t in range(1, graph.steps + 1):
-            stepper.step()
+        for seen in self.watch(stepper):
             for layer, register in registers.items():
-                teacher[layer] = (teacher[layer] + register).clamp(max=self.most * self.one)
-                if t > self.rule.warm_up and self.synapses[layer]:
-                    flags = self._flags(stepper, graph[layer], teacher[layer])
+                if self.synapses[layer]:
+                    flags = self._flags(seen, graph[layer], register)
                     lucky = torch.rand(flags.shape, generator=self.noise, device=flags.device)
                     for plastic in self.synapses[layer]:
-                        self._collect(sums, plastic, stepper, flags, lucky)
-        for name, (net, gross) in sums.items():
-            self.registers[name].add(net, gross)
+                        self._collect(plastic, seen, flags, lucky)
+        for name, net in self._net.found.items():
+            self.registers[name].add(net, self._gross[name])
             self.program(name)
         self._done += 1
 
-    def _flags(self, stepper: Stepper, neuron: Node, teacher: Tensor) -> Tensor:
-        """UP - DOWN of every neuron whose window is open: 1, 0 or -1."""
-        error = teacher - self.one * stepper.count[neuron.name].clamp(max=self.most)
+    def _flags(self, seen: Seen, neuron: Node, register: Tensor) -> Tensor:
+        """UP - DOWN of every neuron whose window is open, [steps, N, ...]: 1, 0 or -1."""
+        teacher = (seen.t.reshape(-1, *[1] * register.ndim) * register).clamp_(max=self.most * self.one)
+        error = teacher.sub_(seen.count[neuron.name].clamp(max=self.most), alpha=self.one)
         sign = error.sign() * (error.abs() > self.rule.counters.dead_zone * self.one)
-        return sign * gate(stepper.potential[neuron.name], self.theta(neuron), self.rule.width)
+        return sign.mul_(gate(seen.potential[neuron.name], self.theta(neuron), self.rule.width))
 
-    def _collect(
-        self, sums: dict[str, tuple[Tensor, Tensor]], plastic: Plastic, stepper: Stepper, flags: Tensor, lucky: Tensor
-    ) -> None:
-        """Add the writes of this step to `sums`: by param the sum of their signs, and their number."""
-        graph, own = self.device.graph, roles(plastic.node, self.device.graph.params)
-        events = self._events(stepper.values[plastic.node.inputs[0]], plastic.direct)
-        chosen = flags * (lucky < self.chance * self.share[own["weight"]])
-        net, gross = plastic.products(graph, events, chosen), plastic.products(graph, events.abs(), chosen.abs())
-        found = {own["weight"]: (net, gross)}
+    def _collect(self, plastic: Plastic, seen: Seen, flags: Tensor, lucky: Tensor) -> None:
+        """Add the writes of these steps: by param the sum of their signs, and their number."""
+        own = roles(plastic.node, self.device.graph.params)
+        x = seen.read[plastic.node.inputs[0]]
+        events = self._events(x.expand(len(flags), *x.shape[1:]).flatten(0, 1), plastic.direct)
+        chosen = (flags * (lucky < self.chance * self.share[own["weight"]])).flatten(0, 1)
+        plastic.add_products(events, chosen, self._net[own["weight"]])
+        plastic.add_products(events.abs_(), chosen.abs_(), self._gross[own["weight"]])
         if "bias" in own:
-            chosen = flags * (lucky < self.chance)
-            found[own["bias"]] = plastic.sums(chosen), plastic.sums(chosen.abs())
-        for name, (net, gross) in found.items():
-            before = sums.get(name)
-            sums[name] = (net, gross) if before is None else (before[0] + net, before[1] + gross)
+            chosen = (flags * (lucky < self.chance)).flatten(0, 1)
+            self._net[own["bias"]].add_(plastic.sums(chosen))
+            self._gross[own["bias"]].add_(plastic.sums(chosen.abs_()))
 
     def _events(self, x: Tensor, direct: bool) -> Tensor:
         """What has just arrived [N, ...], as 1, 0 or -1."""

@@ -11,7 +11,7 @@ update. While the device runs: `noise`. Its neurons are those of the discrete ex
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -21,12 +21,16 @@ from torch import Tensor
 from snnc.errors import TargetError
 from snnc.ir import Array, Graph, roles
 from snnc.ir.streams import streamed
+from snnc.sim.chunks import Chunk
 from snnc.sim.stepper import Disturb, Stepper
 from snnc.sim.torch import tensors
 
 from .dpi import Circuit, Neurons
 from .mismatch import LEAST, Mismatch, draw, sequential
-from .noise import Noise, alive, conducting, generator, heated, jittered, losing
+from .noise import Chances, Noise, alive, conducting, generator, heated, jittered, losing
+
+ROWS = 128
+"""Samples times steps that are computed at once: as many as a matrix product needs to be fast."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,16 @@ class Model:
     mismatch: Mismatch = field(default_factory=Mismatch)
     noise: Noise = field(default_factory=Noise)
     circuit: Circuit | None = None
+
+
+def advance(
+    stepper: Stepper, steps: int, learn: bool = False, counting: bool = False, keep: Collection[str] = ()
+) -> Iterator[Chunk]:
+    """Go on by so many steps, as many of them at once as fill ROWS; options as of `snnc.sim.chunks`."""
+    end, most = stepper.t + steps, max(1, ROWS // stepper.batch)
+    while stepper.t < end:
+        count = min(most, end - stepper.t)
+        yield Chunk(stepper, count, learn, counting, neurons=stepper.neurons, keep=keep)
 
 
 class Device:
@@ -85,12 +99,20 @@ class Device:
                 leak = graph.params[own["alpha"]] ** (1 / drawn.tau[node.name])
                 self._leaks |= self._tensors({own["alpha"]: leak})
                 self._thresholds |= self._tensors({own["theta"]: drawn.theta[node.name]})
+        self._kept = {name: torch.empty_like(self.nominal[name]) for name in self.factor}
         dead = model.noise.silence == "frozen" and model.noise.silencing > 0
         self.silent = self._tensors({n.name: alive(seed, n, model.noise.silencing) for n in neurons} if dead else {})
 
-    def params(self) -> dict[str, Tensor]:
-        """What the parts really do, by param name."""
-        realised = {name: self.nominal[name] * factor for name, factor in self.factor.items()}
+    def params(self, kept: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+        """What the parts really do, by param name.
+
+        Args:
+            kept: memory that may be written to, by param name.
+        """
+        out = {} if kept is None else kept
+        realised = {
+            name: torch.mul(self.nominal[name], factor, out=out.get(name)) for name, factor in self.factor.items()
+        }
         for name, factor in self.inhibitory.items():
             realised[name] = torch.where(self.nominal[name] < 0, self.nominal[name] * factor, realised[name])
         for name, factor in self._thresholds.items():
@@ -99,10 +121,13 @@ class Device:
         return {**self.nominal, **self._leaks, **realised}
 
     def stepper(self, x: Mapping[str, Tensor], stream: int) -> Stepper:
-        """Start on a batch; `stream` numbers it, so that equal calls see equal noise."""
-        noise, params = self.model.noise, self.params()
+        """Start on a batch; `stream` numbers it, so that equal calls see equal noise.
+
+        One batch runs at a time: the next one's parts take the memory of this one's.
+        """
+        noise, params = self.model.noise, self.params(self._kept)
         if noise.jitter:
-            chance = self._chance("jitter", stream)
+            chance = generator(self.seed, f"jitter {stream}", self._device)
             events = streamed(self.graph)
             x = {name: jittered(v, noise.jitter, chance) if name in events else v for name, v in x.items()}
         neurons = None
@@ -112,19 +137,16 @@ class Device:
 
     def _disturbances(self, stream: int) -> dict[str, Disturb]:
         noise, made = self.model.noise, dict[str, Disturb]()
+        layers = [n.name for n in self.graph.nodes if n.op == "lif"]
         if noise.thermal > 0:
-            own = {n.name: roles(n, self.graph.params) for n in self.graph.nodes if n.op == "lif"}
-            theta = {layer: self.nominal[names["theta"]] for layer, names in own.items()}
-            made["current"] = heated(noise, theta, self._chance("thermal", stream))
+            theta = {layer: self.nominal[roles(self.graph[layer], self.graph.params)["theta"]] for layer in layers}
+            made["current"] = heated(noise, theta, Chances(self.seed, f"thermal {stream}", self._device, layers))
         if self.silent:
             made["spikes"] = lambda node, spikes: spikes * self.silent[node.name]
         elif noise.silencing > 0:
-            made["spikes"] = losing(noise.silencing, self._chance("lost", stream))
+            made["spikes"] = losing(noise.silencing, Chances(self.seed, f"lost {stream}", self._device, layers))
         return made
 
     def _tensors(self, arrays: Mapping[str, Array]) -> dict[str, Tensor]:
         found = arrays.items()
         return {name: torch.tensor(np.asarray(array, np.float32), device=self._device) for name, array in found}
-
-    def _chance(self, kind: str, stream: int) -> torch.Generator:
-        return generator(self.seed, f"{kind} {stream}", self._device)

@@ -20,8 +20,9 @@ stochastically, and the synapse conducts the rounded level. Biases are set in th
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -30,12 +31,12 @@ from torch import Tensor
 
 from snnc.ir import Graph, Node, roles
 from snnc.ir.streams import streamed
+from snnc.sim.local import add_products
 from snnc.sim.neurons import boxcar
 from snnc.sim.stepper import Stepper
-from snnc.sim.torch import unfold
 from snnc.train.units import rate_share, weights_of
 
-from .device import Device
+from .device import Device, advance
 from .mismatch import onto
 from .profile import Learning, load_profile
 from .registers import Register
@@ -61,6 +62,45 @@ class Rule:
     guard_bits: int
     p_write: float = 1.0
     counters: Learning = field(default_factory=lambda: load_profile("se2").learning)
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """What a learning block sees of some steps.
+
+    Attributes:
+        t: their numbers [steps].
+        read: what synapses read, by node, [steps, N, ...], or [1, N, ...] where it is the same at every step.
+        potential, count: U[t] and C[t] by layer of neurons, [steps, N, ...].
+    """
+
+    t: Tensor
+    read: Mapping[str, Tensor]
+    potential: Mapping[str, Tensor]
+    count: Mapping[str, Tensor]
+
+
+class Sums:
+    """What is summed up over a batch, by param, in memory that is kept from one batch to the next.
+
+    Attributes:
+        found: the sums of this batch.
+    """
+
+    def __init__(self, like: Mapping[str, Tensor]) -> None:
+        self._like, self._kept = like, dict[str, Tensor]()
+        self.begin()
+
+    def begin(self) -> None:
+        """Forget the sums of the batch before."""
+        self.found: dict[str, Tensor] = {}
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self.found:
+            if name not in self._kept:
+                self._kept[name] = torch.empty_like(self._like[name])
+            self.found[name] = self._kept[name].zero_()
+        return self.found[name]
 
 
 class Block(ABC):
@@ -100,9 +140,21 @@ class Block(ABC):
     def learn(self, stepper: Stepper, targets: Mapping[str, Tensor]) -> None:
         """Run the batch to its end, learning towards the target rates [N, ...] of every layer, and write."""
 
+    def watch(self, stepper: Stepper) -> Iterator[Seen]:
+        """Run the batch to its end; what is seen behind the warm-up, some steps at once."""
+        read = {plastic.node.inputs[0] for found in self.synapses.values() for plastic in found}
+        for _ in advance(stepper, self.rule.warm_up, counting=True):
+            pass
+        before = dict(stepper.count)
+        for some in advance(stepper, self.device.graph.steps - self.rule.warm_up, True, True, read):
+            t = torch.arange(some.first + 1, some.first + some.count + 1, device=self.noise.device)
+            count = {layer: before[layer] + some.values[layer].cumsum(0) for layer in self.synapses}
+            yield Seen(t, {name: some.values[name] for name in read}, some.potential, count)
+            before = dict(stepper.count)
+
     def program(self, name: str) -> None:
         """Set a part to what its register says."""
-        self.device.nominal[name] = self.registers[name].nominal()
+        self.registers[name].nominal(out=self.device.nominal[name])
 
     def theta(self, neuron: Node) -> Tensor:
         """What the thresholds of a layer are set to."""
@@ -114,10 +166,11 @@ class LearningBlock(Block):
 
     def begin(self, seed: int, epoch: int, batches: int) -> None:
         super().begin(seed, epoch, batches)
-        units = weights_of(self.device.graph)
+        units, self._sums = weights_of(self.device.graph), Sums(self.device.nominal)
         self._change = {name: torch.zeros_like(self.device.nominal[name]) for name in self.registers}
         self._adam = torch.optim.Adam(
-            [{"params": [change], "lr": self.rule.rate * units[name]} for name, change in self._change.items()]
+            [{"params": [change], "lr": self.rule.rate * units[name]} for name, change in self._change.items()],
+            fused=True,
         )
         self._falls = torch.optim.lr_scheduler.CosineAnnealingLR(self._adam, batches)
 
@@ -134,23 +187,27 @@ class LearningBlock(Block):
 
     def gradients(self, stepper: Stepper, targets: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Run the batch to its end: by param theta^2 times the sum over its steps of eq. 10, a mean over the batch."""
-        graph, sums = self.device.graph, dict[str, Tensor]()
-        for t in range(1, graph.steps + 1):
-            stepper.step()
-            if t <= self.rule.warm_up:
-                continue
+        graph, sums = self.device.graph, self._sums
+        sums.begin()
+        for seen in self.watch(stepper):
             for layer, rate in targets.items():
-                error = self._error(stepper, graph[layer], rate, t)
+                error = self._error(seen, graph[layer], rate)
                 for plastic in self.synapses[layer]:
-                    for name, part in _gradients(graph, plastic, stepper.values, error).items():
-                        sums[name] = sums[name] + part if name in sums else part
-        return sums
+                    own, x = roles(plastic.node, graph.params), seen.read[plastic.node.inputs[0]]
+                    theirs = error.sum(0, keepdim=True) if len(x) == 1 else error
+                    plastic.add_products(x.flatten(0, 1), theirs.flatten(0, 1), sums[own["weight"]])
+                    if "bias" in own:
+                        sums[own["bias"]].add_(plastic.sums(error.flatten(0, 1)))
+        return sums.found
 
-    def _error(self, stepper: Stepper, neuron: Node, rate: Tensor, t: int) -> Tensor:
-        """theta^2 * zeta * boxcar, averaged over the batch [N, ...]: the gradient in units of theta."""
-        theta = self.theta(neuron)
-        zeta = -(2 / t) * (rate - stepper.count[neuron.name] / t)
-        return theta.square() * zeta * boxcar(stepper.potential[neuron.name], theta, self.rule.width) / len(rate)
+    def _error(self, seen: Seen, neuron: Node, rate: Tensor) -> Tensor:
+        """theta^2 * zeta * boxcar at every step, averaged over the batch [steps, N, ...]: the gradient in units of
+        theta.
+        """
+        theta, t = self.theta(neuron), seen.t.reshape(-1, *[1] * rate.ndim)
+        missed = (seen.count[neuron.name] / t).sub_(rate).mul_(2 / t)
+        slope = boxcar(seen.potential[neuron.name], theta, self.rule.width)
+        return slope.mul_(missed).mul_(theta.square() / len(rate))
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,11 +215,12 @@ class Plastic:
     """Synapses that learn: their node, and the neurons they drive.
 
     Attributes:
+        where: the numbers of these neurons in the layer, in the shape of what `node` makes; None: all, in order.
         direct: whether they read the input as a constant current.
     """
 
     node: Node
-    where: Tensor
+    where: Tensor | None
     direct: bool
 
     @classmethod
@@ -172,30 +230,25 @@ class Plastic:
         for node, where in onto(graph, neuron):
             if node.op in ("local", "dense") and roles(node, graph.params)["weight"] in graph.constraints:
                 direct = neurons_behind(graph, node.inputs[0]) == "encode" and not streamed(graph)
-                found.append(cls(node, torch.tensor(where, device=device), direct))
+                all_of_them = np.array_equal(where.reshape(-1), np.arange(math.prod(neuron.type.shape)))
+                found.append(cls(node, None if all_of_them else torch.tensor(where, device=device), direct))
         return found
 
-    def products(self, graph: Graph, x: Tensor, flags: Tensor) -> Tensor:
-        """Sum over the batch of `flags` [N, neurons of the layer] times what each synapse reads of x [N, ...]."""
-        flags = flags.flatten(1)[:, self.where]
-        shape = graph.params[roles(self.node, graph.params)["weight"]].shape
+    def add_products(self, x: Tensor, flags: Tensor, total: Tensor) -> None:
+        """Add the sum over the batch of `flags` [N, neurons of the layer] times what each synapse reads of x [N, ...]
+        to `total`.
+        """
         if self.node.op == "dense":
-            return flags.T @ x
-        out, high, wide, _, *kernel = shape
-        windows = unfold(self.node, x, (kernel[0], kernel[1]))
-        group = len(windows)
-        rows = flags.reshape(len(x), group, out // group, high * wide).permute(1, 3, 2, 0)
-        return (rows @ windows).permute(0, 2, 1, 3).reshape(shape)
+            total.addmm_(self._driven(flags).T, x)
+        else:
+            add_products(self.node, x, self._driven(flags), total)
 
     def sums(self, flags: Tensor) -> Tensor:
         """Sum over the batch of `flags`, for the biases."""
-        return flags.flatten(1)[:, self.where].sum(0)
+        return self._driven(flags).sum(0)
 
-
-def _gradients(graph: Graph, plastic: Plastic, values: Mapping[str, Tensor], error: Tensor) -> dict[str, Tensor]:
-    """Sum over the batch of error times what each synapse reads, by param."""
-    own, x = roles(plastic.node, graph.params), values[plastic.node.inputs[0]]
-    found = {own["weight"]: plastic.products(graph, x, error)}
-    if "bias" in own:
-        found[own["bias"]] = plastic.sums(error)
-    return found
+    def _driven(self, flags: Tensor) -> Tensor:
+        """Those of the neurons that these synapses drive, [N, ...]."""
+        if self.where is None:
+            return flags.reshape(len(flags), *self.node.type.shape)
+        return flags.flatten(1)[:, self.where]

@@ -17,7 +17,7 @@ A neuron's synapses take its CAM words in the order of the graph, absent connect
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -78,24 +78,40 @@ def generator(seed: int, stream: str, device: str) -> torch.Generator:
     return torch.Generator(device).manual_seed(int(rng(seed, stream).integers(2**62)))
 
 
-def heated(noise: Noise, theta: Mapping[str, Tensor], chance: torch.Generator) -> Disturb:
-    """Thermal noise on the current I[t] of a layer [N, ...]; `theta` by layer."""
+class Chances:
+    """The chance of one kind of noise, every layer's own: it does not matter in which order layers advance."""
+
+    def __init__(self, seed: int, stream: str, device: str, layers: Sequence[str]) -> None:
+        seeds = rng(seed, stream).integers(2**62, size=len(layers)).tolist()
+        self._made = {layer: torch.Generator(device).manual_seed(one) for layer, one in zip(layers, seeds, strict=True)}
+
+    def __getitem__(self, layer: str) -> torch.Generator:
+        return self._made[layer]
+
+
+def heated(noise: Noise, theta: Mapping[str, Tensor], chance: Chances) -> Disturb:
+    """Thermal noise on the currents I[t] of a layer [steps, N, ...]; `theta` by layer."""
     size = noise.thermal * math.sqrt(noise.dt / 1e-3)
 
     def disturb(node: Node, current: Tensor) -> Tensor:
-        normal = torch.randn(current.shape, generator=chance, device=current.device)
+        normal = torch.empty(current.shape, device=current.device)
+        for each in normal:  # one by one: so it does not matter how many steps come at once
+            each.normal_(generator=chance[node.name])
         if noise.thermal_on == "membrane":
-            return current + size * theta[node.name] * normal
-        return current * (1 + noise.thermal * normal)
+            return normal.mul_(size * theta[node.name]).add_(current)
+        return normal.mul_(noise.thermal).add_(1).mul_(current)
 
     return disturb
 
 
-def losing(share: float, chance: torch.Generator) -> Disturb:
-    """Every spike [N, ...] is lost with the probability `share`."""
+def losing(share: float, chance: Chances) -> Disturb:
+    """Every spike [steps, N, ...] is lost with the probability `share`."""
 
     def disturb(node: Node, spikes: Tensor) -> Tensor:
-        return spikes * (torch.rand(spikes.shape, generator=chance, device=spikes.device) >= share)
+        lucky = torch.empty(spikes.shape, device=spikes.device)
+        for each in lucky:
+            each.uniform_(generator=chance[node.name])
+        return lucky.ge_(share).mul_(spikes)
 
     return disturb
 

@@ -14,6 +14,8 @@ from snnc.ir import Array, Graph
 from .levels import BIT
 from .place import ANALOG_BITS
 
+BLOCK = 2**17
+"""Cells that are computed at once: they stay in the cache, and large memory comes slowly from the system."""
 ENDURANCE = 1e6
 """Writes that a plastic cell survives: the low end of resistive memory, recalled from the literature, not verified."""
 
@@ -43,31 +45,28 @@ class Register:
         self.bottom = 0 if switched else -self.top
         self.unit = torch.tensor(constraint.scale, device=nominal.device)
         self.mask = None if constraint.mask is None else torch.tensor(constraint.mask, device=nominal.device)
+        each = self.unit if self.grid is None else self.unit * self.grid[-1] * self.guard / self.top
+        self.finest = self.guard / each
         self.stored = self.standing_for(nominal)
         self.lsb = 1 if not self.bias else max(1, round(1 / float(self.unit.max()) / 2**guard_bits))
         self.forget()
 
-    def write(self, change: Tensor, noise: torch.Generator) -> int:
-        """Add a change (in the units of the param), rounded stochastically; gives back how many cells changed."""
-        each = self.unit if self.grid is None else self.unit * self.grid[-1] * self.guard / self.top
-        steps = change / each * self.guard
-        if self.mask is not None:
-            steps = steps * self.mask
-        whole = (steps + torch.rand(steps.shape, generator=noise, device=steps.device)).floor()
-        whole = whole.clamp(-(2.0**30), 2.0**30 - 128)  # far beyond the top, and the sum is still an int32
-        changed = self._store(self.stored + whole.to(torch.int32))
-        self.counted += changed
-        return int(changed.sum())
+    def write(self, change: Tensor, noise: torch.Generator) -> None:
+        """Add a change (in the units of the param), rounded stochastically."""
+        for some in self._blocks():
+            steps = change[some] * _of(self.finest, some, change)
+            steps += torch.rand(steps.shape, generator=noise, device=steps.device)
+            steps.floor_().clamp_(-(2.0**30), 2.0**30 - 128)  # far beyond the top, and the sum is still an int32
+            self.counted[some] += self._store(some, steps.to(torch.int32))
 
     def add(self, net: Tensor, gross: Tensor) -> None:
         """Add `net` single steps, the sum of `gross` writes of one step each; saturates. A weight's step is one unit of
         its guard bits, a bias's is as large as that of a weight of step 1.
         """
-        change, writes = net.to(torch.int32) * self.lsb, gross.to(torch.int32)
-        if self.mask is not None:
-            change, writes = change * self.mask, writes * self.mask
-        self._store(self.stored + change)
-        self.counted += writes
+        for some in self._blocks():
+            self._store(some, net[some].to(torch.int32).mul_(self.lsb))
+            writes = gross[some].to(torch.int32)
+            self.counted[some] += writes if self.mask is None else writes.mul_(self.mask[some])
 
     def restore(self, stored: Array) -> bool:
         """Take over integers that were read from a file, unless they are none that this param can have."""
@@ -83,10 +82,18 @@ class Register:
         """The integers, int32, that stand for these levels of the param."""
         return (self._counted(values) * self.guard).round().to(torch.int32)
 
-    def nominal(self) -> Tensor:
-        """What the part is set to: the nearest level."""
-        at = self._levels()
-        return (at if self.grid is None else self.grid[at.long() + len(self.grid) // 2]) * self.unit
+    def nominal(self, out: Tensor | None = None) -> Tensor:
+        """What the part is set to: the nearest level.
+
+        Args:
+            out: what is written to, if there is one.
+        """
+        made = torch.empty(self.stored.shape, device=self.stored.device) if out is None else out
+        for some in self._blocks():
+            at = self._levels(some)
+            level = at if self.grid is None else self.grid[at.long() + len(self.grid) // 2]
+            torch.mul(level, _of(self.unit, some, made), out=made[some])
+        return made
 
     def forget(self) -> None:
         """Count writes from 0."""
@@ -99,16 +106,24 @@ class Register:
             return steps
         return torch.searchsorted((self.grid[1:] + self.grid[:-1]) / 2, steps) - len(self.grid) // 2
 
-    def _levels(self) -> Tensor:
-        return (self.stored / self.guard).round()
+    def _blocks(self) -> list[slice]:
+        """Rows that are computed at once, one after the other."""
+        size = max(1, BLOCK // max(1, self.stored[:1].numel()))
+        return [slice(at, at + size) for at in range(0, len(self.stored), size)]
 
-    def _store(self, wanted: Tensor) -> Tensor:
-        """Keep what fits; gives back which cells changed."""
-        before, levels = self.stored, self._levels()
-        new = wanted.clamp(self.bottom, self.top)
-        self.stored = (new if self.mask is None else new * self.mask).to(torch.int32)
-        self.moved += self._levels() != levels
-        return self.stored != before
+    def _levels(self, some: slice) -> Tensor:
+        return (self.stored[some] / self.guard).round_()
+
+    def _store(self, some: slice, change: Tensor) -> Tensor:
+        """Add a change and keep what fits; gives back which cells changed."""
+        stored, levels = self.stored[some], self._levels(some)
+        new = change.add_(stored).clamp_(self.bottom, self.top)
+        if self.mask is not None:
+            new *= self.mask[some]
+        changed = new != stored
+        stored.copy_(new)
+        self.moved[some] += self._levels(some) != levels
+        return changed
 
 
 @dataclass(frozen=True)
@@ -139,6 +154,11 @@ class Wear:
         if self.most == 0:
             return text
         return f"{text}; an endurance of {ENDURANCE:,.0f} (unverified) lasts {ENDURANCE / self.most:,.0f} such epochs"
+
+
+def _of(shared: Tensor, some: slice, whole: Tensor) -> Tensor:
+    """The part for these rows of `whole` of what is as large or broadcasts to it."""
+    return shared[some] if shared.ndim == whole.ndim and len(shared) == len(whole) else shared
 
 
 def _present(register: Register, part: str) -> Tensor:

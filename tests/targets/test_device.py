@@ -13,12 +13,14 @@ import torch
 from snnc.artifact import Bundle
 from snnc.errors import ArtifactError, PipelineError, TargetError
 from snnc.ir import Array, Graph, Node, TensorType
+from snnc.sim.torch import exact as exact_kernels
 from snnc.sim.torch import to_tensor
 from snnc.spec import split_specs
 from snnc.targets import DynapSim
 from snnc.targets.dynap_sim.chip import DynapChip, one_thread
 from snnc.targets.dynap_sim.defects import LARGEST, DefectMap
-from snnc.targets.dynap_sim.device import Device, Model
+from snnc.targets.dynap_sim.device import Device, Model, advance
+from snnc.targets.dynap_sim.dpi import Circuit
 from snnc.targets.dynap_sim.mismatch import GRID, Mismatch, sequential
 from snnc.targets.dynap_sim.noise import Noise, conducting, generator, jittered
 from snnc.targets.dynap_sim.place import place
@@ -46,7 +48,7 @@ def test_thermal_noise_of_the_membrane_is_added_in_units_of_the_threshold() -> N
     made = device(thermal=0.05, thermal_on="membrane", dt=2e-3)
     theta = made.nominal["relu1.theta"]
     current = torch.full((2000, *theta.shape), 3.0)
-    noisy = made.stepper({"x": to_tensor(images(1))}, 0).disturb["current"](made.graph["relu1"], current)
+    noisy = made.stepper({"x": to_tensor(images(1))}, 0).disturb["current"](made.graph["relu1"], current[None])[0]
     spread = (noisy - 3) / theta
     assert float(spread.mean()) == pytest.approx(0, abs=0.001)
     assert float(spread.std()) == pytest.approx(0.05 * math.sqrt(2), rel=0.01)
@@ -82,6 +84,37 @@ def test_equal_calls_see_equal_noise(noise: dict[str, Any]) -> None:
     np.testing.assert_array_equal(chip(**noise).run(x)["y"], first)
     assert not np.array_equal(other.run(x)["y"], first)
     assert not np.array_equal(chip().run(x)["y"], first)
+
+
+@pytest.mark.parametrize("tier", ["lif", "dpi"])
+@pytest.mark.parametrize("net", ["residual", "pooled"])
+def test_several_steps_at_once_are_steps_one_by_one(net: str, tier: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Noise and circuits included, whatever the number of steps at once; a warm-up may end within them."""
+    x = {"x": to_tensor(images(6))}
+    noise = Noise(thermal=0.1, silencing=0.2, silence="step")
+    made = Device(place(exact(net)), 0, Model(Mismatch("none"), noise, Circuit() if tier == "dpi" else None))
+    with torch.inference_mode(), exact_kernels():
+        steps = made.stepper(x, 3)
+        potential: dict[str, list[torch.Tensor]] = {layer: [] for layer in steps.count}
+        for _ in range(STEPS):
+            steps.step()
+            for layer, at in potential.items():
+                at.append(steps.potential[layer])
+        steps.outputs()
+        for rows, first in ((1, 0), (24, 3), (6 * STEPS, 0)):
+            monkeypatch.setattr("snnc.targets.dynap_sim.device.ROWS", rows)
+            chunks = made.stepper(x, 3)
+            parts = [*advance(chunks, first, True, True), *advance(chunks, STEPS - first, True, True)]
+            assert max(part.count for part in parts) == max(1, rows // 6)
+            chunks.outputs()
+            assert all(torch.equal(steps.count[layer], chunks.count[layer]) for layer in steps.count)
+            assert all(
+                torch.equal(value, chunks.values[name]) for name, value in steps.values.items() if name in chunks.values
+            )
+            assert all(torch.equal(steps.values[name], chunks.values[name]) for name in made.graph.outputs.values())
+            for layer, at in potential.items():
+                assert torch.equal(torch.stack(at), torch.cat([part.potential[layer] for part in parts]))
+    assert any((count > 0).any() for count in steps.count.values())
 
 
 def test_frozen_and_lost_are_different_silence() -> None:

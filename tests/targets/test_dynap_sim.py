@@ -21,6 +21,7 @@ from snnc.importer import load
 from snnc.ir import Array, Constraint, Graph, Node, Stage, roles, verify
 from snnc.pipeline import Pipeline
 from snnc.sim import torch as executor
+from snnc.sim.chunks import Chunk
 from snnc.sim.reference import run
 from snnc.sim.stepper import Stepper
 from snnc.sim.torch import exact as exact_kernels
@@ -28,7 +29,7 @@ from snnc.sim.torch import tensors, to_tensor
 from snnc.target import Artifact
 from snnc.targets import DynapSim
 from snnc.targets.dynap_sim.chip import DynapChip
-from snnc.targets.dynap_sim.device import Device, Model
+from snnc.targets.dynap_sim.device import ROWS, Device, Model
 from snnc.targets.dynap_sim.learning import LearningBlock, Rule
 from snnc.targets.dynap_sim.mismatch import Mismatch
 from snnc.targets.dynap_sim.noise import Noise
@@ -404,7 +405,7 @@ def test_thermal_noise_multiplies_the_current() -> None:
     made = device(thermal=0.1)
     current = torch.full((4000,), 3.0)
     with torch.inference_mode():
-        heated = made.stepper({"x": to_tensor(images(1))}, 0).disturb["current"](made.graph["relu1"], current)
+        heated = made.stepper({"x": to_tensor(images(1))}, 0).disturb["current"](made.graph["relu1"], current[None])[0]
     assert float(heated.mean()) == pytest.approx(3.0, abs=0.02)
     assert float(heated.std()) == pytest.approx(0.3, rel=0.06)
 
@@ -638,28 +639,28 @@ def test_rounding_is_stochastic_and_fair() -> None:
 
 
 def held_at_the_last_step(steps: int, monkeypatch: pytest.MonkeyPatch) -> int:
-    """Bytes of all tensors alive when the last step of a batch begins."""
+    """Bytes of all tensors alive when the last step of a batch begins, of one that is too large for several at once."""
     graph = replace(exact("plain"), steps=steps)
     made = Device(place(graph), 0, Model(Mismatch("ltl", 0.2)))
     block = LearningBlock(made, Rule(0.1, 1.0, 2, 7))
     block.begin(0, 1, 1)
     found: list[int] = []
-    real = Stepper.step
+    real = Chunk.__init__
     others = [o for o in gc.get_objects() if type(o) is torch.Tensor and o.requires_grad]  # of other tests' modules
 
-    def step(self: Stepper) -> None:
+    def step(self: Chunk, state: Stepper, *given: Any, **options: Any) -> None:
         assert not torch.is_grad_enabled()
-        if self.t == self.graph.steps - 1:
+        if state.t == steps - 1:
             gc.collect()
             alive = [o for o in gc.get_objects() if type(o) is torch.Tensor]
             assert sum(o.requires_grad for o in alive) == len(others)
             found.append(sum({o.untyped_storage().data_ptr(): o.untyped_storage().nbytes() for o in alive}.values()))
-        real(self)
+        real(self, state, *given, **options)
 
-    monkeypatch.setattr(Stepper, "step", step)
+    monkeypatch.setattr(Chunk, "__init__", step)
     with torch.inference_mode(), exact_kernels():
-        x = to_tensor(images(6))
-        targets = {k: to_tensor(v) for k, v in targets_for("plain", 6).items()}
+        x = to_tensor(images(ROWS))
+        targets = {k: to_tensor(v) for k, v in targets_for("plain", ROWS).items()}
         block.learn(made.stepper({"x": x}, 0), targets)
     monkeypatch.undo()
     [held] = found
@@ -676,13 +677,13 @@ def test_memory_does_not_grow_with_time(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_no_gradient_is_traced_during_calibration(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[bool] = []
-    real = Stepper.step
+    real = Chunk.__init__
 
-    def step(self: Stepper) -> None:
-        real(self)
+    def step(self: Chunk, *given: Any, **options: Any) -> None:
+        real(self, *given, **options)
         seen.append(torch.is_grad_enabled() or any(v.requires_grad for v in self.values.values()))
 
-    monkeypatch.setattr(Stepper, "step", step)
+    monkeypatch.setattr(Chunk, "__init__", step)
     chip(exact("plain"), DynapSim()).calibrate(data("plain"))
     assert seen
     assert not any(seen)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from snnc.targets import DynapSim
 from snnc.targets.dynap_sim.chip import DynapChip
 from snnc.targets.dynap_sim.counters import CountingBlock
 from snnc.targets.dynap_sim.device import Device, Model
-from snnc.targets.dynap_sim.learning import Block, Rule
+from snnc.targets.dynap_sim.learning import Block, Rule, Seen
 from snnc.targets.dynap_sim.mismatch import Mismatch
 from snnc.targets.dynap_sim.place import place
 from snnc.targets.dynap_sim.registers import Register, Wear
@@ -44,14 +43,12 @@ def rates(net: str, count: int) -> dict[str, Array]:
 
 
 def taught(block: Block, x: Array, targets: Mapping[str, Array], stream: int = 0) -> list[dict[str, Any]]:
-    """One batch; the state that the block saw at every step."""
+    """One batch; the state of the device at every step, one by one."""
     seen: list[dict[str, Any]] = []
     with torch.inference_mode(), exact_kernels():
         stepper = block.device.stepper({"x": to_tensor(x)}, stream)
-        real = stepper.step
-
-        def step() -> None:
-            real()
+        for _ in range(block.device.graph.steps):
+            stepper.step()
             seen.append(
                 {
                     "values": {n: v.numpy().copy() for n, v in stepper.values.items()},
@@ -59,8 +56,7 @@ def taught(block: Block, x: Array, targets: Mapping[str, Array], stream: int = 0
                     "potential": {n: v.numpy().copy() for n, v in stepper.potential.items()},
                 }
             )
-
-        stepper.step = step  # type: ignore[method-assign]
+        stepper = block.device.stepper({"x": to_tensor(x)}, stream)
         block.learn(stepper, {layer: to_tensor(rate) for layer, rate in targets.items()})
     return seen
 
@@ -197,8 +193,8 @@ def test_counters_saturate() -> None:
     made = device()
     block = counting(made, RULE)
     neuron = made.graph["relu3"]
-    counts, potential = {"relu3": torch.full((1, 10), 70.0)}, {"relu3": made.nominal["relu3.theta"][None]}
-    late: Any = SimpleNamespace(count=counts, potential=potential)
+    counts, potential = {"relu3": torch.full((1, 1, 10), 70.0)}, {"relu3": made.nominal["relu3.theta"][None, None]}
+    late = Seen(torch.tensor([1]), {}, potential, counts)
     assert (block._flags(late, neuron, torch.full((1, 10), 63.0 * 256)) == 0).all()
     assert (block._flags(late, neuron, torch.full((1, 10), 62.0 * 256 - 1)) == -1).all()
 

@@ -17,8 +17,9 @@ import torch
 from snnc.errors import TargetError
 from snnc.ir import Array, Graph, Node, Samples, Shape, Stage
 from snnc.sim.cost import connected, events_sent
+from snnc.sim.local import unfold
 from snnc.sim.reference import KERNELS
-from snnc.sim.torch import CHUNK, unfold
+from snnc.sim.torch import CHUNK
 from snnc.targets.dynap_sim.place import synapses
 
 from .hypergraph import Hypergraph, gathered

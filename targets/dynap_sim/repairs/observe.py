@@ -11,6 +11,7 @@ from torch import Tensor
 from snnc.ir import WIRING, Graph
 from snnc.score import Score
 from snnc.targets.dynap_sim.chip import DynapChip
+from snnc.targets.dynap_sim.device import advance
 from snnc.train.readout import readout
 
 
@@ -62,8 +63,8 @@ class Observer:
         """Run inputs x [N, ...] through all steps; `stream` numbers the batch, so that equal calls see equal noise."""
         with torch.no_grad():
             stepper = self.chip.device.stepper({self.input: x}, stream)
-            for _ in range(self.graph.steps):
-                stepper.step()
+            for _ in advance(stepper, self.graph.steps, counting=True):
+                pass
             stepper.outputs()
             read = torch.cat([stepper.values[name].flatten(1) for name in self._decodes], 1)
             return Observed(dict(stepper.count), read, stepper.values[self.scores], stepper.values, self.shown)

@@ -17,7 +17,7 @@ from .contract import SETTING_BYTES, WRITE_BYTES, Traffic
 
 def set_to(chip: DynapChip) -> Graph:
     """The placed network with every part, and the host's read-out, as it is set now."""
-    return chip.graph.edit(params={name: value.cpu().numpy() for name, value in chip.device.nominal.items()})
+    return chip.graph.edit(params={name: value.cpu().numpy().copy() for name, value in chip.device.nominal.items()})
 
 
 def program(chip: DynapChip, wanted: Mapping[str, Tensor]) -> Traffic:
@@ -33,7 +33,7 @@ def program(chip: DynapChip, wanted: Mapping[str, Tensor]) -> Traffic:
     for name, register in chip.block.registers.items():
         if name not in wanted:
             continue
-        before, stored = chip.device.nominal[name], register.stored
+        before, stored = chip.device.nominal[name].clone(), register.stored
         fits = register.restore(np.asarray(register.standing_for(wanted[name].detach()).cpu().numpy()))
         if not fits or not torch.allclose(register.nominal(), wanted[name].to(before), rtol=1e-5, atol=1e-6):
             register.stored = stored

@@ -1,0 +1,89 @@
+r"""Windows of images as rows of a matrix, and the products of layers whose every position has weights of its own.
+
+A window reads K = C/group * kh * kw inputs; the P = H * W positions of an output have one each. Samples lie side by
+side in memory, so that an input of all samples is one run of it: gathering windows copies such runs, and what a
+position computes is a product of matrices:
+
+    out[p] = W[p] x[p]             [O/group, K] [K, N]
+    dW[p]  = d[p] x[p]^T           [O/group, N] [N, K]
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from snnc.ir import Node, attr_ints
+
+Shape = tuple[int, ...]
+BLOCK = 2**20
+"""Elements of windows that are made at once: they stay in the cache, and large memory comes slowly from the system."""
+
+
+def unfold(node: Node, x: Tensor, kernel: tuple[int, int]) -> Tensor:
+    """All windows of an image in the order of the groups: [N,C,H,W] -> [group, positions, N, C/group*kh*kw]."""
+    return _gathered(_side_by_side(x), _index_of(node, x, kernel)).transpose(2, 3)
+
+
+def local(node: Node, x: Tensor, weight: Tensor) -> Tensor:
+    """A convolution with weights [O, H, W, C/group, kh, kw] of their own at every position: [N,C,...] -> [N,O,H,W]."""
+    out, high, wide, _, *kernel = weight.shape
+    index, samples = _index_of(node, x, (kernel[0], kernel[1])), _side_by_side(x)
+    rows = weight.reshape(len(index), -1, high * wide, index.shape[2]).transpose(1, 2)
+    made = [
+        torch.cat([torch.bmm(left[some], _gathered(samples, here[some])) for some in _blocks(here, len(x))])
+        for left, here in zip(rows, index, strict=True)
+    ]
+    return torch.stack(made).permute(3, 0, 2, 1).reshape(len(x), out, high, wide)
+
+
+def add_products(node: Node, x: Tensor, error: Tensor, total: Tensor) -> None:
+    """Add to `total`, of the shape of the weights of `local`, its gradient: `error` [N,O,H,W] times the inputs."""
+    high, wide, _, *kernel = total.shape[1:]
+    index, samples = _index_of(node, x, (kernel[0], kernel[1])), _side_by_side(x)
+    rows = error.reshape(len(x), len(index), -1, high * wide).permute(1, 3, 2, 0).contiguous()
+    sums = total.view(len(index), -1, high * wide, index.shape[2]).transpose(1, 2)
+    for each, left, here in zip(sums, rows, index, strict=True):
+        for some in _blocks(here, len(x)):
+            each[some].baddbmm_(left[some], _gathered(samples, here[some]).transpose(1, 2))
+
+
+def _blocks(index: Tensor, count: int) -> list[slice]:
+    """Positions whose windows are computed at once, one after the other."""
+    size = max(1, BLOCK // (index.shape[1] * count))
+    return [slice(at, at + size) for at in range(0, len(index), size)]
+
+
+def _side_by_side(x: Tensor) -> Tensor:
+    """[N, ...] -> [1 + inputs, N], the first of zeros: what a pad is."""
+    if x.requires_grad:
+        return torch.cat([x.new_zeros(1, len(x)), x.flatten(1).T])
+    made = x.new_empty(1 + x[0].numel(), len(x))
+    made[0], made[1:] = 0, x.flatten(1).T
+    return made
+
+
+def _gathered(samples: Tensor, index: Tensor) -> Tensor:
+    """What windows read: [inputs, N] and [..., K] -> [..., K, N]."""
+    return samples.index_select(0, index.flatten()).reshape(*index.shape, samples.shape[1])
+
+
+def _index_of(node: Node, x: Tensor, kernel: tuple[int, int]) -> Tensor:
+    attrs = tuple(attr_ints(node, name) for name in ("pads", "strides", "dilations"))
+    return _index(tuple(x.shape[1:]), int(str(node.attrs["group"])), kernel, *attrs, x.device)
+
+
+@lru_cache(maxsize=64)
+def _index(
+    shape: Shape, group: int, kernel: Shape, pads: Shape, strides: Shape, dilations: Shape, device: torch.device
+) -> Tensor:
+    """Which inputs a window reads, counted from 1, and 0 where it reads a pad: [group, positions, C/group*kh*kw]."""
+    size = shape[0] * shape[1] * shape[2]
+    top, left, bottom, right = pads
+    with torch.inference_mode(False):  # what is kept may be needed on the way back
+        numbers = torch.arange(1, size + 1, dtype=torch.float64).reshape(1, *shape)
+        columns = F.unfold(F.pad(numbers, (left, right, top, bottom)), kernel, dilations, 0, strides)
+        return columns.reshape(group, -1, columns.shape[-1]).transpose(1, 2).long().to(device)

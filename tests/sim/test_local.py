@@ -1,0 +1,99 @@
+"""Windows of images and layers with weights of their own at every position, held to plain loops and to autograd."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from snnc.ir import Node
+from snnc.sim.local import add_products, local, unfold
+
+SIZE = (4, 6, 7)
+"""Of the image."""
+FORMS = {
+    "plain": {"pads": (0, 0, 0, 0), "strides": (1, 1), "dilations": (1, 1), "group": 1},
+    "padded": {"pads": (1, 1, 1, 1), "strides": (2, 1), "dilations": (1, 1), "group": 2},
+    "one-sided": {"pads": (2, 0, 1, 3), "strides": (2, 2), "dilations": (1, 2), "group": 1},
+    "depthwise": {"pads": (1, 1, 1, 1), "strides": (1, 1), "dilations": (2, 1), "group": 4},
+}
+OUT, KERNEL = 8, (3, 2)
+
+
+def node(form: str) -> Node:
+    return Node("conv", "local", ("x", "conv.weight"), FORMS[form])
+
+
+def windows(form: str, x: Tensor) -> Tensor:
+    """[N, C, P, kh * kw], each read by itself from an image with its pads."""
+    attrs = FORMS[form]
+    (top, left, bottom, right), (down, across), (far, wide) = attrs["pads"], attrs["strides"], attrs["dilations"]
+    image = F.pad(x, (left, right, top, bottom))
+    high = (image.shape[2] - far * (KERNEL[0] - 1) - 1) // down + 1
+    long = (image.shape[3] - wide * (KERNEL[1] - 1) - 1) // across + 1
+    taps = [(i, j) for i in range(KERNEL[0]) for j in range(KERNEL[1])]
+    places = [(r * down, c * across) for r in range(high) for c in range(long)]
+    rows = [torch.stack([image[:, :, r + i * far, c + j * wide] for i, j in taps], dim=-1) for r, c in places]
+    return torch.stack(rows, dim=2)
+
+
+def layer(form: str, n: int) -> tuple[Tensor, Tensor, tuple[int, int]]:
+    """An image and weights, both integers, and the size of what they make."""
+    chance = torch.Generator().manual_seed(1)
+    x = torch.randint(-3, 4, (n, *SIZE), generator=chance).float()
+    shared = torch.zeros(OUT, SIZE[0] // FORMS[form]["group"], *KERNEL)
+    pads, strides, dilations = (FORMS[form][name] for name in ("pads", "strides", "dilations"))
+    image = F.pad(x, (pads[1], pads[3], pads[0], pads[2]))
+    high, wide = F.conv2d(image, shared, None, strides, 0, dilations, FORMS[form]["group"]).shape[2:]
+    weight = torch.randint(-3, 4, (OUT, high, wide, *shared.shape[1:]), generator=chance).float()
+    return x, weight, (high, wide)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_windows_are_in_the_order_of_the_groups(form: str) -> None:
+    x, _, _ = layer(form, 3)
+    made, group = unfold(node(form), x, KERNEL), FORMS[form]["group"]
+    seen = windows(form, x)
+    wanted = seen.reshape(3, group, -1, *seen.shape[2:]).permute(1, 3, 0, 2, 4).flatten(3)
+    assert torch.equal(made, wanted)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_position_has_weights_of_its_own(form: str) -> None:
+    x, weight, (high, wide) = layer(form, 3)
+    inner, rows = weight.shape[3], OUT // FORMS[form]["group"]
+    seen, made = windows(form, x), torch.zeros(3, OUT, high * wide)
+    flat = weight.reshape(OUT, high * wide, inner, -1)
+    for o in range(OUT):
+        first = o // rows * inner
+        made[:, o] = torch.einsum("ncpk,pck->np", seen[:, first : first + inner], flat[o])
+    assert torch.equal(local(node(form), x, weight), made.reshape(3, OUT, high, wide))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_equal_weights_are_a_convolution(form: str) -> None:
+    x, weight, (high, wide) = layer(form, 5)
+    kernel = weight[:, 0, 0]
+    pads, strides, dilations = (FORMS[form][name] for name in ("pads", "strides", "dilations"))
+    image = F.pad(x, (pads[1], pads[3], pads[0], pads[2]))
+    wanted = F.conv2d(image, kernel, None, strides, 0, dilations, FORMS[form]["group"])
+    same = kernel[:, None, None].expand(-1, high, wide, -1, -1, -1)
+    assert torch.equal(local(node(form), x, same), wanted)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_products_are_the_gradient_and_add_up(form: str) -> None:
+    x, weight, _ = layer(form, 4)
+    weight, total = weight.requires_grad_(), torch.ones_like(weight)
+    with torch.inference_mode():
+        unfold(node(form), x, KERNEL)  # what is kept of this is no hindrance on the way back
+    error = torch.arange(4.0).reshape(4, 1, 1, 1) - 1 + torch.zeros_like(local(node(form), x, weight)).detach()
+    x.requires_grad_()
+    (local(node(form), x, weight) * error).sum().backward()
+    with torch.no_grad():
+        add_products(node(form), x, error, total)
+    assert weight.grad is not None
+    assert x.grad is not None
+    assert torch.equal(total - 1, weight.grad)
+    assert x.grad.abs().sum() > 0
