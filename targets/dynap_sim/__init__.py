@@ -63,7 +63,8 @@ class DynapSim(Target, Attaching, Laying):
             the sign; connections (CAM words) of a neuron; sigma of every physical part, of presets that have one.
         thermal: sigma of the noise on the summed current, relative, fresh at every step.
         silencing: share of neurons that are dead.
-        rate, width, warm_up, batch: of the learning block; warm_up as a share of the T steps.
+        rate, width, warm_up, batch: of the learning block; width 2 is usual for its float form, 3 for the other;
+            warm_up as a share of the T steps.
         readout: whether the host's read-out learns from the labels while the chip calibrates itself.
         code: how the input comes in the default recipe: as a constant current, or as the stream of events that it is.
         levels: the weights of the default recipe: integers of a step for each core, or sums of as many base currents as
@@ -86,7 +87,7 @@ class DynapSim(Target, Attaching, Laying):
     thermal: float = 0.0
     silencing: float = 0.0
     rate: float = 0.01
-    width: float = 2.0
+    width: float | None = None
     warm_up: float = 0.75
     guard_bits: int | None = None
     batch: int = 16
@@ -115,7 +116,7 @@ class DynapSim(Target, Attaching, Laying):
             "thermal": 0 <= self.thermal <= 1,
             "silencing": 0 <= self.silencing < 1,
             "rate": 0 < self.rate < math.inf,
-            "width": 0 < self.width < math.inf,
+            "width": self.width is None or 0 < self.width < math.inf,
             "warm_up": 0 <= self.warm_up < 1,
             "guard_bits": self.guard_bits is None or 0 <= self.guard_bits <= 16,
             "batch": self.batch >= 1,

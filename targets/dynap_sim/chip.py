@@ -86,8 +86,9 @@ class DynapChip(Chip):
         self.device = Device(self.graph, seed, model(target), device, sites(self.graph, artifact.bundle))
         warm_up = min(int(target.warm_up * self.graph.steps), self.graph.steps - 1)
         learning = target.chip.learning
-        rule = Rule(target.rate, target.width, warm_up, learning.guard_bits, target.p_write, learning)
-        self.block = BLOCKS[target.learning](self.device, rule)
+        form = BLOCKS[target.learning]
+        width = form.usual_width if target.width is None else target.width
+        self.block = form(self.device, Rule(target.rate, width, warm_up, learning.guard_bits, target.p_write, learning))
         self.on, self._epochs, self.fired = device, 0, Counter[str]()
         if state is not None:
             self._restore(state)

@@ -4,19 +4,20 @@ Every neuron has (bits and dead zone are the profile's; those of se2 are named)
 
     C    spike counter, 6 bits                       r    target register, 8 bits: 256 * rate from the host
     A    teacher accumulator, A[t] = A[t-1] + r      an ideal integrate-and-fire neuron driven by the target
-    E[t] = A[t] - 256 * C[t]                         UP if E > dead zone, DOWN if E < -dead zone (one count, 256)
+    E[t] = A[t] - 256 * C[t]                         UP if E > dead zone, DOWN if E < -dead zone (half a count, 128)
     B[t] = |U[t] - theta| < p/2                      a window comparator on the potential, one bit
+    R[t] = |E[t]| > 4 * 256 * random                 a comparator with a random number of a shift register, one bit
 
-and at every step behind the warm-up, wherever B and a random bit of the neuron (1 with probability p, as of a shift
-register) let it, every synapse that has just received a spike is written by +-1:
+and at every step behind the warm-up, wherever B, R and another random bit of the neuron (1 with probability p) let it,
+every synapse that has just received a spike is written by +-1:
 
     stored <- clip(stored + (UP - DOWN) * S_j[t], -top, top)      stored: the level and its guard bits
 
-p falls from p_write to 0 over an epoch, linearly: the host sets it for all neurons, batch by batch. Errors have a sign
-and no size, so that writes that stay as probable would end in noise. The sign is that of -zeta in LTL eq. 11,
-E = t (r t - C) / t in counts. A bias is a synapse whose input is always there. An input that is a constant current has
-no spikes: its event is a bit that is 1 with probability |x| / max |x| of the sample, with the sign of x. Counter and
-accumulator saturate at 63 counts.
+So writes have a sign and no size, and are as frequent as the error is large, up to 4 counts. p falls from p_write to 0
+over an epoch, linearly: the host sets it for all neurons, batch by batch. Writes that stay as probable would end in
+noise. The sign is that of -zeta in LTL eq. 11, E = t (r t - C) / t in counts. A bias is a synapse whose input is always
+there. An input that is a constant current has no spikes: its event is a bit that is 1 with probability |x| / max |x| of
+the sample, with the sign of x. Counter and accumulator saturate at 63 counts.
 
 The chip learns sample by sample, at once. The simulation runs a batch of samples side by side: all of them see the
 weights from before the batch, and their writes, integers, are added behind it. With batch=1 that is no approximation.
@@ -38,6 +39,8 @@ from .learning import Block, Plastic, Seen, Sums
 
 class CountingBlock(Block):
     """The hardware form."""
+
+    usual_width = 3.0
 
     @property
     def one(self) -> int:
@@ -68,8 +71,8 @@ class CountingBlock(Block):
         for seen in self.watch(stepper):
             for layer, register in registers.items():
                 if self.synapses[layer]:
-                    flags = self._flags(seen, graph[layer], register)
-                    lucky = torch.rand(flags.shape, generator=self.noise, device=flags.device)
+                    flags, often = self._flags(seen, graph[layer], register)
+                    lucky = torch.rand(flags.shape, generator=self.noise, device=flags.device).div_(often)
                     for plastic in self.synapses[layer]:
                         self._collect(plastic, seen, flags, lucky)
         for name, net in self._net.found.items():
@@ -77,12 +80,14 @@ class CountingBlock(Block):
             self.program(name)
         self._done += 1
 
-    def _flags(self, seen: Seen, neuron: Node, register: Tensor) -> Tensor:
-        """UP - DOWN of every neuron whose window is open, [steps, N, ...]: 1, 0 or -1."""
+    def _flags(self, seen: Seen, neuron: Node, register: Tensor) -> tuple[Tensor, Tensor]:
+        """UP - DOWN of every neuron whose window is open: 1, 0 or -1; and how probable R is; [steps, N, ...]."""
         teacher = (seen.t.reshape(-1, *[1] * register.ndim) * register).clamp_(max=self.most * self.one)
         error = teacher.sub_(seen.count[neuron.name].clamp(max=self.most), alpha=self.one)
-        sign = error.sign() * (error.abs() > self.rule.counters.dead_zone * self.one)
-        return sign.mul_(gate(seen.potential[neuron.name], self.theta(neuron), self.rule.width))
+        size = error.abs().div_(self.one)
+        sign = error.sign_().mul_(size > self.rule.counters.dead_zone)
+        opened = gate(seen.potential[neuron.name], self.theta(neuron), self.rule.width)
+        return sign.mul_(opened), size.div_(self.rule.counters.certain).clamp_(1e-9, 1)
 
     def _collect(self, plastic: Plastic, seen: Seen, flags: Tensor, lucky: Tensor) -> None:
         """Add the writes of these steps: by param the sum of their signs, and their number."""

@@ -24,6 +24,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -107,8 +108,11 @@ class Block(ABC):
     """The registers of all synapses that learn, and the noise of their rounding.
 
     Attributes:
+        usual_width: of the window on the potential, if nobody asks for another; chosen on validation images.
         registers: by param name.
     """
+
+    usual_width: ClassVar[float]
 
     def __init__(self, device: Device, rule: Rule) -> None:
         self.device, self.rule = device, rule
@@ -163,6 +167,8 @@ class Block(ABC):
 
 class LearningBlock(Block):
     """The float form: collects the gradient of one batch, takes one step of Adam, and writes."""
+
+    usual_width = 2.0
 
     def begin(self, seed: int, epoch: int, batches: int) -> None:
         super().begin(seed, epoch, batches)

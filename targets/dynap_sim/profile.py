@@ -109,12 +109,14 @@ class Learning:
     Attributes:
         counter_bits, target_bits: of the spike counter and the target rate of every neuron.
         dead_zone: counts by which a neuron may be off before it learns.
+        certain: counts from which on it learns at every chance; in between as often as it is off.
         guard_bits: bits below the level that collect small updates.
     """
 
     counter_bits: int = ranged(1, 32)
     target_bits: int = ranged(1, 32)
-    dead_zone: int = ranged(0, 1024)
+    dead_zone: float = ranged(0, 1024)
+    certain: float = ranged(2**-8, 1024)
     guard_bits: int = ranged(0, 16)
 
 

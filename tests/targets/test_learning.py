@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,11 +20,14 @@ from snnc.targets.dynap_sim.device import Device, Model
 from snnc.targets.dynap_sim.learning import Block, Rule, Seen
 from snnc.targets.dynap_sim.mismatch import Mismatch
 from snnc.targets.dynap_sim.place import place
+from snnc.targets.dynap_sim.profile import load_profile
 from snnc.targets.dynap_sim.registers import Register, Wear
 from tests.targets.networks import STEPS, data, exact, images
 
 WIDTH, WARM = 1.5, 3
-RULE = Rule(0.1, WIDTH, WARM, 7)
+SURE = replace(load_profile("se2").learning, certain=2**-8)
+"""Every error outside the dead zone is written."""
+RULE = Rule(0.1, WIDTH, WARM, 7, counters=SURE)
 
 
 def device(net: str = "plain", mismatch: float = 0.2) -> Device:
@@ -70,7 +74,7 @@ def flags_by_hand(seen: list[dict[str, Any]], theta: Array, layer: str, rate: Ar
         for i in np.ndindex(rate.shape):
             error = min(t * int(register[i]), 63 * 256) - 256 * min(int(state["count"][layer][i]), 63)
             opened = abs(float(state["potential"][layer][i]) - theta[i[1:]]) < WIDTH * theta[i[1:]] / 2
-            if t > WARM and opened and abs(error) > 256:
+            if t > WARM and opened and abs(error) > 128:
                 flags[i] = 1 if error > 0 else -1
         found.append(flags)
     return found
@@ -143,7 +147,7 @@ def test_a_write_is_as_probable_as_asked() -> None:
     x, targets = images(64, seed=14), rates("plain", 64)
     found = {}
     for p in (1.0, 0.25):
-        block = counting(device(), Rule(0.1, WIDTH, WARM, 7, p))
+        block = counting(device(), Rule(0.1, WIDTH, WARM, 7, p, SURE))
         taught(block, x, targets)
         found[p] = int(block.registers["fc.weight"].counted.sum())
     assert found[1.0] > 1500
@@ -195,8 +199,27 @@ def test_counters_saturate() -> None:
     neuron = made.graph["relu3"]
     counts, potential = {"relu3": torch.full((1, 1, 10), 70.0)}, {"relu3": made.nominal["relu3.theta"][None, None]}
     late = Seen(torch.tensor([1]), {}, potential, counts)
-    assert (block._flags(late, neuron, torch.full((1, 10), 63.0 * 256)) == 0).all()
-    assert (block._flags(late, neuron, torch.full((1, 10), 62.0 * 256 - 1)) == -1).all()
+    assert (block._flags(late, neuron, torch.full((1, 10), 63.0 * 256))[0] == 0).all()
+    assert (block._flags(late, neuron, torch.full((1, 10), 62.0 * 256 - 1))[0] == -1).all()
+
+
+def test_writes_are_as_frequent_as_the_error_is_large() -> None:
+    """Up to `certain` counts: of errors of 3 counts three quarters are written, of 0.75 counts a fifth, of 6 all."""
+    made = device()
+    block = counting(made, Rule(0.1, WIDTH, WARM, 7))
+    potential = {"relu3": made.nominal["relu3.theta"][None, None]}
+    for counts, often in ((3.0, 0.75), (0.75, 0.1875), (6.0, 1.0)):
+        seen = Seen(torch.tensor([1]), {}, potential, {"relu3": torch.zeros(1, 1, 10)})
+        flags, found = block._flags(seen, made.graph["relu3"], torch.full((1, 10), counts * 256))
+        assert (flags == 1).all()
+        np.testing.assert_allclose(found, often)
+    x, targets = images(64, seed=14), rates("plain", 64)
+    writes = {}
+    for counters in (SURE, replace(SURE, certain=1000)):
+        block = counting(device(), Rule(0.1, WIDTH, WARM, 7, 1.0, counters))
+        taught(block, x, targets)
+        writes[counters.certain] = int(block.registers["fc.weight"].counted.sum())
+    assert 0 < writes[1000] < writes[SURE.certain] / 50
 
 
 def test_registers_saturate_and_absent_connections_stay_absent() -> None:
