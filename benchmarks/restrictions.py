@@ -29,6 +29,7 @@ RECIPES = {
     "4 bits, a step and a threshold per core": f"limit-fan-in,{CORE}",
     "biases as tonic synapses": f"limit-fan-in{{k=63}},{CORE},limit-biases{{method=tonic}}",
     "instead: biases as bits of a direct current": f"limit-fan-in,{CORE},limit-biases{{method=dc-bit}}",
+    "instead: biases folded into gains": f"limit-fan-in,limit-biases{{method=fold}},{CORE}",
     "instead: steps per channel, thresholds averaged": "limit-fan-in,quantize-weights,share-thresholds",
     "instead: four base currents per layer, tonic": (
         "limit-fan-in{k=63},quantize-weights{per=tensor levels=base-currents},share-thresholds,"

@@ -4,19 +4,22 @@ In units of each neuron's own weight step (of its threshold, while weights are f
 
     dc-bit   x_i -> m_i I,  m_i in {0, 1}, I > 0     every neuron switches the one direct current of its core
     tonic    x_i -> q_i c,  q_i an integer           a channel that always fires; its synapse is one connection more
+    fold     W_i -> k_i W_i,  b_i -> 0               no bias: a gain, or a threshold of theta / k_i (`snnc.sim.gains`)
 
     dc-bit   I, m = argmin sum_i (x_i - m_i I)^2: of the largest k biases I is the mean; the best k has the largest
              (sum of them)^2 / k. Biases below 0 have no current to stand for them and are lost.
     tonic    c is the one of `RATIOS` * max|x| / (2**(bits-1) - 1) with the smallest squared error. The channel fires
              c / s times a step, evenly; slow synapses make a constant current of that. One channel a core.
+    fold     needs data, weights that are still free, and nothing of the chip. A bias whose neurons nothing else
+             drives has no gain to stand for it and is lost.
 
-Both become Constraints, so that trainers behind this pass learn within them: a bit is switched when the bias that is
-learned comes near the current. Run it behind bias-per-step: a direct current flows at every step.
+The first two become Constraints, so that trainers behind this pass learn within them: a bit is switched when the bias
+that is learned comes near the current. Run it behind bias-per-step: a direct current flows at every step.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -25,7 +28,9 @@ from snnc.errors import GraphError, PipelineError
 from snnc.ir import WEIGHTED, Array, Constraint, Graph, Node, Stage, roles
 from snnc.pipeline import Context, Pass
 from snnc.sim.cores import CORE, channels_per_core, filled, weight_steps
+from snnc.sim.gains import gains
 from snnc.sim.reference import per_channel
+from snnc.sim.torch import CHUNK
 
 RATIOS = tuple(1 - i / 40 for i in range(33))
 """Shares of the largest bias that the tonic grid may end at: 1, 0.975, ... 0.2."""
@@ -35,25 +40,29 @@ SWITCH = np.array([0, 1], np.float32)
 
 @dataclass(frozen=True)
 class LimitBiases(Pass):
-    """Make biases bits of a current that a core shares, or synapses of a tonic channel.
+    """Make biases bits of a current that a core shares, synapses of a tonic channel, or gains.
 
     Attributes:
         method: see above.
         bits: of a tonic synapse.
         core: neurons of a core.
+        samples: training samples that gains are seen over.
     """
 
     name = "limit-biases"
     takes = frozenset({Stage.SPIKING, Stage.CONSTRAINED})
     gives = Stage.CONSTRAINED
 
-    method: Literal["dc-bit", "tonic"] = "dc-bit"
+    method: Literal["dc-bit", "tonic", "fold"] = "dc-bit"
     bits: int = 4
     core: int = CORE
+    samples: int = 1000
 
     def __post_init__(self) -> None:
-        if self.core < 1 or not 2 <= self.bits <= 8:
-            raise PipelineError(f"'{self.name}' cannot work with bits={self.bits}, core={self.core}")
+        if self.core < 1 or not 2 <= self.bits <= 8 or self.samples < 1:
+            raise PipelineError(
+                f"'{self.name}' cannot work with bits={self.bits}, core={self.core}, samples={self.samples}"
+            )
 
     def run(self, graph: Graph, ctx: Context) -> Graph:
         layers = [node for node in graph.nodes if _biased(graph, node)]
@@ -64,6 +73,8 @@ class LimitBiases(Pass):
         ]
         if problems:
             raise GraphError.gather("biases are no currents that flow at every step", problems)
+        if self.method == "fold":
+            return self._folded(graph, layers, ctx)
         params: dict[str, Array] = {}
         constraints: dict[str, Constraint] = {}
         for node in layers:
@@ -75,7 +86,38 @@ class LimitBiases(Pass):
             constraints[name] = constraint
             params[name] = constraint.project(bias)
             ctx.note(f"{node.name}: {self._cost(bias, params[name])}")
-        return graph.edit(params=params, constraints=constraints, stage=Stage.CONSTRAINED) if params else graph
+        if not params:
+            return _constrained(graph)
+        return graph.edit(params=params, constraints=constraints, stage=Stage.CONSTRAINED)
+
+    def _folded(self, graph: Graph, layers: list[Node], ctx: Context) -> Graph:
+        """The graph without biases that neurons get."""
+        layers = [node for node in layers if graph.params[roles(node, graph.params)["bias"]].any()]
+        problems = [
+            GraphError("a gain would leave the levels that its weights stand on", at=node.at)
+            for node in layers
+            if (limit := graph.constraints.get(_weight(graph, node))) is not None and limit.scale is not None
+        ]
+        if problems:
+            before = "run limit-biases{method=fold} before quantize-weights"
+            raise GraphError.gather("biases fold into weights that are free", problems, hint=before)
+        if not layers:
+            return _constrained(graph)
+        part = ctx.training(self.name).take(self.samples)
+        batches = (part.x(slice(at, at + CHUNK)) for at in range(0, len(part), CHUNK))
+        params, nodes = dict[str, Array](), {node.name: node for node in graph.nodes}
+        for found in gains(graph, layers, batches, ctx.device):
+            node, (gain, stands, off) = found.node, found.found()
+            weight, bias = _weight(graph, node), roles(node, graph.params)["bias"]
+            params[weight] = _times(graph.params[weight], gain, node)
+            attrs = {key: value for key, value in node.attrs.items() if key != "bias_at"}
+            inputs = tuple(name for name in node.inputs if name != bias)
+            nodes[node.name] = replace(node, inputs=inputs, attrs=attrs)
+            lost = "" if stands.all() else f", {np.count_nonzero(~stands)} have nothing to be a gain of and are lost"
+            ctx.note(
+                f"{node.name}: {np.count_nonzero(stands)} of {stands.size} biases are gains{lost}; off by {off:.0%}"
+            )
+        return _constrained(graph.edit(nodes.values(), params=params))
 
     def _constraint(self, bias: Array, unit: Array, cores: Array) -> Constraint:
         """The levels of a bias, with one current for each core."""
@@ -126,6 +168,16 @@ def _biased(graph: Graph, node: Node) -> bool:
     return timed and graph.feeds(node.name, "lif")
 
 
+def _constrained(graph: Graph) -> Graph:
+    """A graph of the stage that is promised: where nothing is limited, layers with all of their connections."""
+    if graph.stage is Stage.CONSTRAINED:
+        return graph
+    layers = [node for node in graph.nodes if node.op in WEIGHTED and graph.feeds(node.name, "lif")]
+    weights = [_weight(graph, node) for node in layers]
+    every = {name: Constraint(mask=np.ones(graph.params[name].shape, bool)) for name in weights}
+    return graph.edit(constraints=every, stage=Stage.CONSTRAINED)
+
+
 def _cores(node: Node, bias: Array, core: int) -> Array:
     """The core of every element of a bias: [] or [C] stands for whole channels."""
     if bias.shape == node.type.shape:
@@ -144,6 +196,21 @@ def _unit(graph: Graph, node: Node, bias: Array) -> Array:
     if bias.shape == steps.shape:
         return steps
     return np.asarray(steps.reshape(len(steps), -1)[:, 0] if bias.ndim else steps.reshape(-1)[0])
+
+
+def _weight(graph: Graph, node: Node) -> str:
+    """The param that a layer's gain is part of."""
+    own = roles(node, graph.params)
+    return own["factor" if node.op == "scale" else "weight"]
+
+
+def _times(weight: Array, gain: Array, node: Node) -> Array:
+    """Weights of a layer, row by row times its gains, which are one number, one a channel or one a neuron."""
+    if node.op == "scale":
+        rank = len(node.type.shape)
+        made = per_channel(weight, rank) * per_channel(gain, rank)
+        return np.asarray(made.reshape(-1) if made.ndim > 1 and made.size == len(made) else made, np.float32)
+    return np.asarray(weight * gain.reshape(*gain.shape, *[1] * (weight.ndim - gain.ndim)), np.float32)
 
 
 def _like(before: Constraint | None, wanted: Constraint) -> bool:

@@ -14,6 +14,7 @@ from snnc.ir import Array, Constraint, Graph, Stage, to_text, verify
 from snnc.passes import LimitBiases
 from snnc.passes.limit_biases import RATIOS, direct_current, tonic_step
 from snnc.pipeline import Context, Pipeline
+from snnc.sim.reference import run
 from tests.conftest import Golden
 from tests.graphs import Builder, data_for, mlp
 
@@ -116,7 +117,15 @@ def test_a_bias_for_every_neuron() -> None:
 
 def test_biases_of_zero_stay_free() -> None:
     graph = network(np.zeros(4))
-    assert limited(graph) == (graph, [])
+    new, notes = limited(graph)
+    assert notes == []
+    assert new.params.keys() == graph.params.keys()
+    assert new.constraints.keys() == {"conv.weight"}, "a constrained network, with all of its connections"
+    mask = new.constraints["conv.weight"].mask
+    assert mask is not None
+    assert mask.all()
+    made, _ = Pipeline(LimitBiases())(graph)
+    assert to_text(made) == to_text(new)
 
 
 def test_only_below_zero() -> None:
@@ -131,7 +140,89 @@ def test_charge_at_the_first_step_is_no_current() -> None:
     assert (caught.value.at, caught.value.hint) == ("conv (conv)", "run bias-per-step before")
 
 
-@pytest.mark.parametrize("options", [{"core": 0}, {"bits": 1}, {"bits": 9}])
+# --- gains in place of biases
+
+
+def folded(graph: Graph, x: Array) -> tuple[Graph, list[str]]:
+    """Gains found on samples x [N, ...], and what was said."""
+    ctx = Context(data_for(graph, x=x))
+    fold = LimitBiases(method="fold")
+    new = fold.run(graph, ctx)
+    verify(new)
+    assert fold.run(new, Context()) is new, "without biases there is nothing to fold, and no data to ask for"
+    return new, ctx.notes
+
+
+def test_gains_are_the_best_there_are() -> None:
+    """Two inputs per channel: V = 4 w (x0 + x1) / T + b, as numpy's least squares has it where V > 0."""
+    x = np.random.default_rng(0).random((50, 2, 2, 1)).astype(np.float32)
+    biases = np.array([0.3, -0.2, 0.1, -1.0])
+    new, notes = folded(network(biases), x)
+    drive = x.sum(1).reshape(-1) / 4
+    for row, bias in zip(new.params["conv.weight"], biases, strict=True):
+        fires = drive + bias > 0
+        best = np.linalg.lstsq(drive[fires, None], drive[fires] + bias, rcond=None)[0] if fires.any() else np.ones(1)
+        np.testing.assert_allclose(row, np.clip(best, 0.25, 4)[0], rtol=1e-5)
+    assert notes[0].startswith("conv: 3 of 4 biases are gains, 1 have nothing to be a gain of and are lost; off by ")
+    assert "conv.bias" not in new.params
+    assert "bias_at" not in new["conv"].attrs
+    assert "head.bias" in new.params, "no neuron gets it"
+
+
+def test_a_gain_is_a_threshold() -> None:
+    x = np.random.default_rng(1).random((20, 2, 2, 1)).astype(np.float32) * 4
+    graph = network([0.5, 0.25, 0.125, 0.0625])
+    new, _ = folded(graph, x)
+    gain = new.params["conv.weight"][:, 0, 0, 0]
+    assert (gain > 1).all()
+    other = network(np.zeros(4), theta=1 / gain)
+    [mine], [theirs] = run(new, {"x": x}).values(), run(other, {"x": x}).values()
+    np.testing.assert_allclose(mine, theirs)
+
+
+def test_every_kind_of_layer_has_a_gain() -> None:
+    """A scale, and positions with weights of their own: one gain for each of their biases."""
+    x = np.random.default_rng(2).random((30, 2, 2, 1)).astype(np.float32) + 0.5
+    b = Builder({"x": (2, 2, 1)}, 4)
+    weight, bias = np.ones((2, 2, 1, 2, 1, 1)), [[[0.1], [0.2]], [[0.3], [0]]]
+    b("own", "local", b("current", "encode", "x"), weight=weight, bias=bias, bias_at="per-step")
+    b("lif", "lif", "own")
+    b("scale", "scale", "lif", factor=0.5, bias=[0.1, 0.2], bias_at="per-step")
+    b("lif2", "lif", "scale")
+    new, notes = folded(b.graph(b("out", "decode", "lif2")), x)
+    weight = new.params["own.weight"]
+    assert weight[0, 0, 0, 0, 0, 0] > 1
+    assert weight[0, 1, 0, 0, 0, 0] > weight[0, 0, 0, 0, 0, 0]
+    assert weight[1, 1, 0, 0, 0, 0] == 1
+    factor = new.params["scale.factor"]
+    assert factor.shape == (2,)
+    assert factor[1] > factor[0] > 0.5
+    assert [note.split(":")[0] for note in notes] == ["own", "scale"]
+
+
+def test_gains_need_weights_that_are_free() -> None:
+    graph = network([1, 2, 3, 4], np.ones((4, 1, 1, 1), np.float32))
+    with pytest.raises(GraphError, match="a gain would leave the levels") as caught:
+        LimitBiases(method="fold").run(graph, Context(data_for(graph)))
+    assert "conv (conv)" in str(caught.value)
+    assert "before quantize-weights" in str(caught.value)
+
+
+def test_gains_need_data() -> None:
+    with pytest.raises(PipelineError, match="limit-biases"):
+        LimitBiases(method="fold").run(network([1, 2, 3, 4]), Context())
+
+
+def test_folded_networks_learn_without_biases() -> None:
+    recipe = "threshold-layernorm{steps=4},bias-per-step,limit-biases{method=fold},quantize-weights,ltl{epochs=2}"
+    graph = mlp()
+    made, _ = Pipeline.parse(recipe)(graph, data=data_for(graph))
+    verify(made)
+    assert "dense1.bias" not in made.params
+    assert "dense2.bias" in made.params
+
+
+@pytest.mark.parametrize("options", [{"core": 0}, {"bits": 1}, {"bits": 9}, {"samples": 0}])
 def test_impossible_options(options: dict[str, int]) -> None:
     with pytest.raises(PipelineError, match="'limit-biases' cannot work with"):
         LimitBiases(**options)  # type: ignore[arg-type]
