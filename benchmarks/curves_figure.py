@@ -19,26 +19,30 @@ Panel = tuple[str, float, Mapping[float, Sequence[Numbers]]]
 
 
 def figure(panels: Sequence[Panel], columns: int, note: str) -> str:
-    """An SVG file: panels row by row."""
-    made = [panel(i % columns * WIDE, 20 + i // columns * HIGH, one) for i, one in enumerate(panels)]
+    """An SVG file: panels row by row. What is best is drawn where it is not the first epoch."""
+    devices = [n for _, _, levels in panels for found in levels.values() for n in found]
+    drawn = dict(DRAWN)
+    if all(n["best"] == n["one epoch"] for n in devices):
+        del drawn["best"]
+    made = [panel(i % columns * WIDE, 20 + i // columns * HIGH, one, drawn) for i, one in enumerate(panels)]
     wide, high = WIDE * columns, 20 + HIGH * -(-len(panels) // columns)
     made += [
         f'<text x="{10 + 90 * k}" y="15" fill="{colour}">{what}</text>'
-        for k, (what, colour) in enumerate(DRAWN.items())
+        for k, (what, colour) in enumerate(drawn.items())
     ]
-    made.append(f'<text x="{10 + 90 * len(DRAWN)}" y="15">{note}; accuracy in percent; dashed: without harm</text>')
+    made.append(f'<text x="{10 + 90 * len(drawn)}" y="15">{note}; accuracy in percent; dashed: without harm</text>')
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{wide}" height="{high}" font-family="sans-serif" '
         f'font-size="11"><rect width="{wide}" height="{high}" fill="white"/>{"".join(made)}</svg>\n'
     )
 
 
-def panel(left: float, top: float, what: Panel) -> str:
+def panel(left: float, top: float, what: Panel, drawn: Mapping[str, str]) -> str:
     """Means as lines over the levels, worst to best as bars."""
     title, whole, levels = what
     if not levels:
         return f'<text x="{left + MARGIN}" y="{top + HIGH / 2}">{title}: not run</text>'
-    low = 10 * (min([n[kind] for found in levels.values() for n in found for kind in DRAWN] + [whole]) // 10)
+    low = 10 * (min([n[kind] for found in levels.values() for n in found for kind in drawn] + [whole]) // 10)
     ends = f'x1="{left + MARGIN}" x2="{left + WIDE - 20}"'
 
     def across(i: int) -> float:
@@ -55,7 +59,7 @@ def panel(left: float, top: float, what: Panel) -> str:
     made.append(f'<line {ends} y1="{down(whole):.1f}" y2="{down(whole):.1f}" stroke="black" stroke-dasharray="4 3"/>')
     for i, level in enumerate(levels):
         made.append(f'<text x="{across(i):.1f}" y="{top + HIGH - 18}" text-anchor="middle">{level:g}</text>')
-    for size, (kind, colour) in zip((3, 4.5, 2.5), DRAWN.items(), strict=True):
+    for size, (kind, colour) in zip((3, 4.5, 2.5), drawn.items(), strict=False):
         points = []
         for i, found in enumerate(levels.values()):
             values = [n[kind] for n in found]

@@ -33,6 +33,8 @@ def test_the_figure_has_a_panel_for_every_curve() -> None:
     assert [len(line) for line in lines] == [2, 2, 2]
     before, after = ([float(p.split(",")[1]) for p in line] for line in lines[:2])
     assert all(low > high for low, high in zip(before, after, strict=True)), "better is higher up"
+    once = figure([("mnist: mismatch", 98.0, {0.2: [numbers(80, 95, 95)]})], 1, "learning=float")
+    assert "best" not in once, "the first epoch is the only one"
 
 
 def test_a_row_says_what_was_lost_and_what_is_left() -> None:
