@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from snnc.ir import Graph
+from snnc.ir import Graph, roles
 from snnc.sim.neurons import Surrogate
 from snnc.sim.steps import Stepwise
 from snnc.sim.torch import exact, tensors
@@ -16,12 +17,21 @@ from tests.graphs import spiking
 from tests.saved import most_saved
 from tests.sim.test_steps import chain, inputs, pooled
 
+
+def partly_leaky() -> Graph:
+    """Channels that leak beside others that do not."""
+    graph = spiking("direct", 6, "subtract", "per-step")
+    name, channels = roles(graph["relu1"], graph.params)["alpha"], graph["relu1"].type.shape[0]
+    return graph.edit(params={name: np.where(np.arange(channels) % 2, 0.5, 1).astype(np.float32)})
+
+
 GRAPHS = {
     "direct": lambda: spiking("direct", 6, "subtract", "per-step"),
     "first step": lambda: spiking("first-step", 6, "zero", "first-step"),
     "bias first": lambda: spiking("direct", 6, "subtract-decayed", "first-step"),
     "pooled events": pooled,
     "delayed": lambda: chain(steps=6, skip=2),
+    "partly leaky": partly_leaky,
     "leaky, zero": lambda: chain(steps=6, reset="zero"),
 }
 

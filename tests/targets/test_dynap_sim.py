@@ -482,8 +482,9 @@ def errors_by_hand(net: str, layer: str, x: Array, rate: Array, warm_up: int = W
     return found
 
 
-@pytest.mark.parametrize("net", ["plain", "residual", "pooled"])
-def test_dense_weights_follow_equations_9_to_11(net: str) -> None:
+@pytest.mark.parametrize(("net", "rows"), [("plain", 128), ("plain", 10), ("residual", 5), ("pooled", 128)])
+def test_dense_weights_follow_equations_9_to_11(net: str, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("snnc.targets.dynap_sim.device.ROWS", rows)
     x = images(5, seed=14)
     targets = targets_for(net, 5)
     _, found, _ = learned(net, targets, x)

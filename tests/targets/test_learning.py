@@ -80,8 +80,9 @@ def flags_by_hand(seen: list[dict[str, Any]], theta: Array, layer: str, rate: Ar
     return found
 
 
-@pytest.mark.parametrize("net", ["plain", "residual", "pooled"])
-def test_dense_synapses_are_written_as_by_hand(net: str) -> None:
+@pytest.mark.parametrize(("net", "rows"), [("plain", 128), ("plain", 10), ("residual", 5), ("pooled", 128)])
+def test_dense_synapses_are_written_as_by_hand(net: str, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("snnc.targets.dynap_sim.device.ROWS", rows)
     x, targets = images(5, seed=14), rates(net, 5)
     made = device(net)
     block = counting(made, RULE)
