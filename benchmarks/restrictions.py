@@ -20,7 +20,7 @@ from snnc.sim import torch as executor
 from snnc.sim.judge import accuracy
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
-HEAD = "threshold-layernorm,bias-per-step"
+HEAD = "threshold-layernorm{{reset={}}},bias-per-step"
 CORE = "quantize-weights{per=core},share-thresholds"
 RECIPES = {
     "free": "",
@@ -30,6 +30,7 @@ RECIPES = {
     "biases as tonic synapses": f"limit-fan-in{{k=63}},{CORE},limit-biases{{method=tonic}}",
     "instead: biases as bits of a direct current": f"limit-fan-in,{CORE},limit-biases{{method=dc-bit}}",
     "instead: biases folded into gains": f"limit-fan-in,limit-biases{{method=fold}},{CORE}",
+    "and resets to zero, as the chip's": f"limit-fan-in{{k=63}},{CORE},limit-biases{{method=tonic}}",
     "instead: steps per channel, thresholds averaged": "limit-fan-in,quantize-weights,share-thresholds",
     "instead: four base currents per layer, tonic": (
         "limit-fan-in{k=63},quantize-weights{per=tensor levels=base-currents},share-thresholds,"
@@ -49,7 +50,8 @@ def main() -> None:
     given = parser.parse_args()
     ann, samples = snnc.load(EXAMPLES / "digits_cnn.onnx"), snnc.data.load(EXAMPLES / "digits.npz")
     for name in given.only:
-        recipe = Pipeline.parse(",".join(part for part in (HEAD, RECIPES[name], "ltl") if part))
+        head = HEAD.format("zero" if "resets to zero" in name else "subtract")
+        recipe = Pipeline.parse(",".join(part for part in (head, RECIPES[name], "ltl") if part))
         shares = []
         for seed in range(given.seeds):
             made, _ = recipe(ann, data=samples, seed=seed)

@@ -69,6 +69,7 @@ class DynapSim(Target, Attaching, Laying):
         code: how the input comes in the default recipe: as a constant current, or as the stream of events that it is.
         levels: the weights of the default recipe: integers of a step for each core, or sums of as many base currents as
             the weights have bits, one set for a layer, which leaves the layout free to choose its cores.
+        reset: of the neurons in the default recipe.
         sharing, excitatory: of the mismatch, see `mismatch`.
         thermal_on, silence, defects, defect_map, jitter: of the noise, see `noise`.
         tier: discrete neurons, or circuits of differential-pair integrators.
@@ -93,6 +94,7 @@ class DynapSim(Target, Attaching, Laying):
     batch: int = 16
     code: Literal["direct", "events"] = "direct"
     levels: Literal["symmetric", "base-currents"] = "symmetric"
+    reset: Literal["subtract", "zero"] = "subtract"
     preset: Preset | None = None
     sharing: Sharing = "physical"
     excitatory: Excitatory = "fast"
@@ -185,7 +187,7 @@ class DynapSim(Target, Attaching, Laying):
             ReplaceMaxPool(),
             SeparateLayers(),
             PoolNeurons(),
-            ThresholdLayerNorm(steps=self.steps, code=self.code),
+            ThresholdLayerNorm(steps=self.steps, reset=self.reset, code=self.code),
             BiasPerStep(),
             *to_chip,
             LTL(epochs=self.epochs),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from snnc.errors import TargetError
 from snnc.ir import WEIGHTED, Graph, Stage, roles
 from snnc.sim.cost import fan_in
@@ -14,11 +16,11 @@ from .profile import Profile
 
 FAN_IN, BITS, NEURONS, CORES = "fan-in", "weight bits", "neurons per chip", "cores per chip"
 POTENTIAL = "potential in weight steps"
+RESETS = "neurons that the chip resets otherwise"
 UNCHECKED = (
     "destinations per neuron",
     "tags",
     "refractory periods",
-    "resets to zero",
     "currents between those that the bias generator makes",
     "potentials below rest",
 )
@@ -32,7 +34,7 @@ def limits_of(chip: Profile, bits: int, strict: bool) -> Limits:
     common = shared.limits(chip)
     return Limits(
         walls={FAN_IN: chip.fan_in, BITS: bits, POTENTIAL: EXACT, **(common if strict else {})},
-        budgets={NEURONS: chip.neurons_per_chip, CORES: chip.cores_per_chip, **({} if strict else common)},
+        budgets={NEURONS: chip.neurons_per_chip, CORES: chip.cores_per_chip, RESETS: 0, **({} if strict else common)},
         unchecked=UNCHECKED,
         sources={**_sources(chip), **shared.sources(chip)},
     )
@@ -58,6 +60,7 @@ def findings_of(graph: Graph, chip: Profile, bits: int, strict: bool, steps: int
         *found,
         Finding(NEURONS, neurons, chip.neurons_per_chip, "", False, note, source[NEURONS]),
         Finding(CORES, used, chip.cores_per_chip, "", False, note, source[CORES]),
+        _resets(graph, chip),
     ]
 
 
@@ -96,6 +99,15 @@ def _potentials(graph: Graph, layers: tuple[Layer, ...], chip: Profile, bits: in
     return found
 
 
+def _resets(graph: Graph, chip: Profile) -> Finding:
+    """How many neurons have another reset than the chip's."""
+    others = [n for n in graph.nodes if n.op == "lif" and n.attrs["reset"] != chip.reset]
+    neurons = sum(math.prod(node.type.shape) for node in others)
+    theirs = ", ".join(sorted({str(node.attrs["reset"]) for node in others}))
+    note = f"reset={theirs}, the chip's is {chip.reset}; try dynap-sim{{reset={chip.reset}}}" if others else ""
+    return Finding(RESETS, neurons, 0, "", False, note, chip.source("reset"))
+
+
 def _bits(graph: Graph, chip: Profile, bits: int) -> list[Finding]:
     """The bits of every layer's weights."""
     found = []
@@ -116,6 +128,7 @@ def _sources(chip: Profile) -> dict[str, str]:
         BITS: chip.source("weight_bits"),
         NEURONS: chip.source("neurons_per_core"),
         CORES: chip.source("cores_per_chip"),
+        RESETS: chip.source("reset"),
     }
 
 

@@ -284,3 +284,24 @@ def test_what_potentials_may_reach_is_a_wall() -> None:
     assert (finding.value, finding.wall, finding.ok) == (4 * 8 + 3 + 1, True, True)
     with pytest.raises(TargetError, match=r"potential in weight steps 1\.04"):
         DynapSim().place(network(2.0**20))
+
+
+def test_resets_are_those_of_the_chip_or_told(tmp_path: Path) -> None:
+    """SE2 resets to zero; who subtracts is told how many neurons do, and is not refused, strict or not."""
+    limit, own = "neurons that the chip resets otherwise", network()
+    for target in (DynapSim(), DynapSim(strict=True)):
+        told = found(target, own, limit)
+        assert (told.value, told.allowed, told.wall, told.ok) == (256, 0, False, False)
+        assert told.note == "reset=subtract, the chip's is zero; try dynap-sim{reset=zero}"
+        assert "Rockpool" in told.source
+    assert found(DynapSim(), network(reset="zero"), limit).ok
+    assert found(DynapSim(profile="ideal"), own, limit).ok
+    assert not found(DynapSim(profile="ideal"), network(reset="zero"), limit).ok
+
+
+def test_the_recipe_has_the_reset_that_is_asked_for() -> None:
+    made, _ = DynapSim(reset="zero").pipeline()(teacher("plain"), data=data("plain"))
+    assert {node.attrs["reset"] for node in made.nodes if node.op == "lif"} == {"zero"}
+    chip = DynapSim(reset="zero", mismatch=0.0).compile(made).load(0)
+    [mine], [theirs] = chip.run(images(20)).values(), run(place(made), {"x": images(20)}).values()
+    np.testing.assert_allclose(mine, theirs, rtol=1e-4, atol=1e-4)
