@@ -96,7 +96,7 @@ def test_the_recipe_with_base_currents_lays_out_freely() -> None:
     data = files.load(EXAMPLES / "digits.npz", train_samples=150, test_samples=20)
     sent = {}
     for levels in ("symmetric", "base-currents"):
-        target = DynapSim(levels=levels, mismatch=0.0, strict=True)  # type: ignore[arg-type]
+        target = DynapSim(levels=levels, mismatch=0.0, strict=True, reset="zero")  # type: ignore[arg-type]
         passes = [step for step in target.pipeline().passes if not isinstance(step, Trainer)]
         snn, _ = Pipeline(*passes)(graph, data=data)
         layout = target.lay_out(snn, data.train.take(50))
