@@ -15,7 +15,7 @@ from .ideal import Layer, block, charges
 from .ladder import DEEPER, IN_NEURONS, climb, response, settings
 from .placement import first
 from .torch import forward, tensors, to_tensor
-from .twins import IN_WEIGHTS, OWN, Cause, Change, Twins, merged
+from .twins import IN_WEIGHTS, OWN, Cause, Change, Twins, merged, twin_of
 
 CHUNK = 32
 """Samples at a time."""
@@ -188,8 +188,18 @@ class Probe:
         if any(roles(self.graph[n], self.graph.params)["factor"] in self.graph.constraints
                for n in self.blocks[name] if self.graph[n].op == "scale"):  # fmt: skip
             return Cause.WEIGHTS
+        if any(self._bare(self.graph[node]) for node in self.blocks[name]):
+            return Cause.BIAS
         target = self.layers[name].target
         return Cause.POOLING if target is not None and self.teacher[target].op == "maxpool" else Cause.FUNCTION
+
+    def _bare(self, node: Node) -> bool:
+        """Whether a layer has no bias, and the teacher's has one."""
+        twin = twin_of(node, self.graph, self.teacher)
+        if twin is None or "bias" in roles(node, self.graph.params):
+            return False
+        theirs = roles(twin, self.teacher.params).get("bias")
+        return theirs is not None and bool(self.teacher.params[theirs].any())
 
     def ceiling(self, name: str) -> float:
         """The largest activation that a layer can be asked for."""

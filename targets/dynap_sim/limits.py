@@ -104,7 +104,9 @@ def _resets(graph: Graph, chip: Profile) -> Finding:
     others = [n for n in graph.nodes if n.op == "lif" and n.attrs["reset"] != chip.reset]
     neurons = sum(math.prod(node.type.shape) for node in others)
     theirs = ", ".join(sorted({str(node.attrs["reset"]) for node in others}))
-    note = f"reset={theirs}, the chip's is {chip.reset}; try dynap-sim{{reset={chip.reset}}}" if others else ""
+    own = f"{{reset={chip.reset}}}"
+    hint = f"try dynap-sim{own}, in a pipeline threshold-layernorm{own}"
+    note = f"reset={theirs}, the chip's is {chip.reset}; {hint}" if others else ""
     return Finding(RESETS, neurons, 0, "", False, note, chip.source("reset"))
 
 

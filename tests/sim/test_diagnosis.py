@@ -261,6 +261,15 @@ def test_a_moved_bias_and_moved_weights_are_named() -> None:
     assert (found(graph, moved).worst, found(graph, moved).cause) == (LAYER, Cause.WEIGHTS)
 
 
+def test_a_bias_that_is_gone_is_named() -> None:
+    """Folded into gains, which are no bias: what is left is the bias', not another function."""
+    graph = dense()
+    folded = Pipeline.parse("threshold-layernorm{steps=64 percentile=100},bias-per-step,limit-biases{method=fold}")
+    made = found(graph, folded(graph, data=drawn(graph))[0])
+    assert made.cause is Cause.BIAS
+    assert all(layer.shares.get(Cause.FUNCTION, 0) == 0 for layer in (made["relu1"], made["relu2"]))
+
+
 def test_what_no_rounding_explains_is_not_blamed_on_bits() -> None:
     """Weights on a grid of 6 bits, then moved by three levels: the bits are not what is wrong."""
     graph = dense()

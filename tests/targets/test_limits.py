@@ -289,10 +289,11 @@ def test_what_potentials_may_reach_is_a_wall() -> None:
 def test_resets_are_those_of_the_chip_or_told(tmp_path: Path) -> None:
     """SE2 resets to zero; who subtracts is told how many neurons do, and is not refused, strict or not."""
     limit, own = "neurons that the chip resets otherwise", network()
+    hint = "try dynap-sim{reset=zero}, in a pipeline threshold-layernorm{reset=zero}"
     for target in (DynapSim(), DynapSim(strict=True)):
         told = found(target, own, limit)
         assert (told.value, told.allowed, told.wall, told.ok) == (256, 0, False, False)
-        assert told.note == "reset=subtract, the chip's is zero; try dynap-sim{reset=zero}"
+        assert told.note == f"reset=subtract, the chip's is zero; {hint}"
         assert "Rockpool" in told.source
     assert found(DynapSim(), network(reset="zero"), limit).ok
     assert found(DynapSim(profile="ideal"), own, limit).ok
