@@ -1,6 +1,6 @@
 """How much faster than its hardware a chip is simulated, noise on, on one core.
 
-    python benchmarks/realtime.py [--samples 1 16 128 512] [--repeats 5]
+    python benchmarks/realtime.py [--samples 1 16 128 512] [--repeats 20]
 
 A full chip: 4 layers of 256 neurons, 64 connections each, drawn; T = 16 steps of 2 ms, that is 32 ms a sample on the
 hardware. With mismatch, thermal noise (0.1) and lost spikes (2 %, fresh at every step). Seconds are processor time of
@@ -66,7 +66,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Parse, run, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--samples", type=int, nargs="+", default=[1, 16, 128, 512])
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=20)
     given = parser.parse_args(arguments)
     for samples in given.samples:
         print(f"{samples} samples at once: {factor(samples, given.repeats):.0f} times real time", flush=True)
