@@ -2,6 +2,7 @@
 
     python benchmarks/baselines.py [--model digits] [--mismatch 0.2 0.4] [--options preset=measured] [--chips 10]
     python benchmarks/baselines.py --model fashion --train 2000 --test 1000    (needs SNNC_MODELS and SNNC_DATA)
+    python benchmarks/baselines.py --model fashion-cnn --mismatch 0.4 --recipe epochs=2 --train 3000 --chips 5
     python benchmarks/baselines.py --tune --repairs 'in-the-loop{rate=0.003}' 'in-the-loop{rate=0.01}'
 
 The same network (the target's own recipe with the options of `--recipe`, T = 16), the same chips and the same
@@ -9,6 +10,9 @@ calibration samples for every repair of `snnc.targets.dynap_sim.repairs`. Each p
 options say otherwise; repairs joined by `+` do so one after the other. `REPAIR @ OPTIONS` is a repair on a target
 with these options. Every repair is judged once, on the test part, on chips 0, 1, ... With `--tune` it is judged on
 validation samples and chips 100, 101, ..., which all rates were chosen on.
+
+`mnist-cnn`, `fashion-cnn`: the networks of five layers of `repair_curves.py`, trained there on 20,000 images, which the
+recipe sees too; `--train` says how many of them calibrate chips (needs SNNC_DATA).
 
 Prints a markdown table: accuracy, mean +- standard deviation over chips (worst); per calibration sample the spikes
 that the host was sent, and the bytes from and to the host (conventions in `repairs.contract`); changes of level per
@@ -18,6 +22,7 @@ synapse; seconds a chip.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -28,6 +33,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # found when the script is run by its path
 import snnc
+from benchmarks import repair_curves
 from benchmarks.chips import loaded, summary
 from snnc import data, spec
 from snnc.sim.judge import accuracy
@@ -37,6 +43,7 @@ from snnc.targets.dynap_sim import DynapChip
 from snnc.targets.dynap_sim.repairs import REPAIRS, NoiseAware, OutputGain, ReadOut, Repair, Repaired, Traffic
 
 NAMES = {"fashion": "fashion_mlp_tf2onnx117", "mnist": "mnist_cnn_torch27_op13"}
+CNNS = {f"{name}-cnn": name for name in repair_curves.NETWORKS}
 TUNED_ON = 100
 """The first chip that options are chosen on."""
 ROWS = (
@@ -144,9 +151,10 @@ def _synapses(chip: DynapChip) -> int:
 
 def network(model: str, train: int, test: int, recipe: str) -> tuple[snnc.Graph, data.Data]:
     """A network after the recipe of the target with these options, and its data."""
-    graph, samples = loaded(NAMES.get(model, model), train, test)
+    graph, samples = five_layers(CNNS[model], test) if model in CNNS else loaded(NAMES.get(model, model), train, test)
     target = spec.from_spec(f"dynap-sim{{{recipe}}}", TARGETS)
     snn, _ = target.pipeline()(graph, data=samples)
+    samples = data.Data(samples.train.take(train), samples.validation, samples.test)
     x, labels = samples.validation.x(), samples.validation.labels
     shares = [accuracy(snnc.simulate(g, x, "torch"), labels) for g in (graph, snn)]
     sizes = ", ".join(f"{len(getattr(samples, part))} {part}" for part in ("train", "validation", "test"))
@@ -157,10 +165,18 @@ def network(model: str, train: int, test: int, recipe: str) -> tuple[snnc.Graph,
     return snn, samples
 
 
+def five_layers(name: str, test: int) -> tuple[snnc.Graph, data.Data]:
+    """One of the networks of the four curves, and the images that it was trained on."""
+    if "SNNC_DATA" not in os.environ:
+        sys.exit("set SNNC_DATA to the folder of the images")
+    setting = repair_curves.Setting(Path(os.environ["SNNC_DATA"]), None, 0, test, 1, False)
+    return repair_curves.network(name, setting)
+
+
 def main(given: Sequence[str] | None = None) -> None:
     """Parse and run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", choices=("digits", *NAMES), default="digits")
+    parser.add_argument("--model", choices=("digits", *NAMES, *CNNS), default="digits")
     parser.add_argument("--mismatch", type=float, nargs="*", default=[0.2, 0.4])
     parser.add_argument("--options", nargs="*", default=[], help="further kinds of devices, by options of the target")
     parser.add_argument("--chips", type=int, default=10)

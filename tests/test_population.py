@@ -128,6 +128,10 @@ def test_the_command_refuses(snnc: Run, build: Path, tmp_path: Path) -> None:
     given = ("--data", str(DATA), "--quiet")
     assert snnc("yield", str(build), "--chips", "0", *given).code == 2
     assert "nothing to restart" in snnc("yield", str(build), "--restart", *given).err
+    for floor, hint in (("0.97", "--floor 97"), ("105", "from 0 to 100"), ("-1", "from 0 to 100"), ("nan", "no floor")):
+        ended = snnc("yield", str(build), "--floor", floor, *given)
+        assert ended.code == 2
+        assert hint in ended.err
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "thesis.txt").write_text("mine")
     ended = snnc("yield", str(build), "--out", str(tmp_path / "taken"), *given)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import click
@@ -11,6 +12,7 @@ from snnc import data as data_files
 from snnc.artifact import Bundle
 from snnc.errors import DataError
 from snnc.population import Population, Spread, population
+from snnc.score import Score
 from snnc.train import parallel
 
 from . import show
@@ -46,7 +48,7 @@ def yield_command(
         data_path, scaling=api.scaling_of(artifact), train_samples=train_samples, test_samples=test_samples,
         score=api.score_of(artifact),
     )  # fmt: skip
-    level = None if floor is None else floor / samples.test.score.factor
+    level = _level(floor, samples.test.score)
     held = out is not None and out.exists() and any(out.iterdir())
     known = Bundle.read(out, "yield") if out is not None and held else None
 
@@ -72,6 +74,22 @@ def yield_command(
         console.print(f"{word:10}  {_line(Spread.of(values, found.score, level), found, level)}")
     if out is not None:
         console.print(f"\nfigure {out / 'yield.svg'}")
+
+
+def _level(floor: float | None, score: Score) -> float | None:
+    """The floor in the units of the score.
+
+    Raises:
+        DataError: it is none that a device could reach, or a share where percent are asked for.
+    """
+    if floor is None:
+        return None
+    if not math.isfinite(floor):
+        raise DataError(f"--floor {floor} is no floor")
+    if score.unit == "%" and (not 0 <= floor <= 100 or 0 < floor <= 1):
+        hint = f"--floor {100 * floor:g}" if 0 < floor <= 1 else "from 0 to 100"
+        raise DataError(f"--floor {floor:g} would be {floor:g} %", hint=hint)
+    return floor / score.factor
 
 
 def _line(spread: Spread, found: Population, floor: float | None) -> str:
