@@ -89,8 +89,8 @@ class QuantizeWeights(Pass):
             raise PipelineError(f"'{self.name}' knows 2 to 8 bits, not {self.bits}")
         if self.levels == "power-of-two" and self.bits > POWERS:
             raise PipelineError(f"'{self.name}' knows power-of-two levels of up to {POWERS} bits, not {self.bits}")
-        if self.levels == "base-currents" and (self.per, self.scales) != ("tensor", "free"):
-            raise PipelineError("base currents are shared by all of a layer, and free", hint="per=tensor scales=free")
+        if self.levels == "base-currents" and (self.per == "channel" or self.scales != "free"):
+            raise PipelineError("base currents are shared by a core at least, and free", hint="per=core scales=free")
         if self.core < 1 or (self.core != CORE and self.per != "core"):
             raise PipelineError(f"'{self.name}' cannot work with core={self.core}, per={self.per}", hint="per=core")
 
@@ -132,12 +132,19 @@ class QuantizeWeights(Pass):
     def _grid(self, weight: Array, first: Array) -> tuple[Array | None, Array]:
         """The levels in units of the step (None: the integers of so many bits), and the step."""
         if self.levels == "base-currents":
-            currents = base_currents(np.abs(weight[weight != 0]), self.bits)
-            finest = currents.max() / (SETTINGS - 1)
-            step = np.full((1,) * weight.ndim, finest * SETTINGS, np.float32)
-            return _signed(_sums(settings(currents / finest)) / SETTINGS), step
+            return self._currents(weight, first)
         powers = _signed(2.0 ** np.arange(2 ** (self.bits - 1) - 1)) if self.levels == "power-of-two" else None
         return powers, self._step(weight, powers, first)
+
+    def _currents(self, weight: Array, first: Array) -> tuple[Array, Array]:
+        """The sums of the base currents of all rows, or for every row those of its group, and the step."""
+        groups = np.split(np.atleast_1d(weight), first[1:])
+        sets, steps = zip(*(_sums_and_step(group, self.bits) for group in groups), strict=True)
+        if self.per == "tensor" or weight.ndim < 2:
+            return np.unique(sets[0]), np.full((1,) * weight.ndim, steps[0], np.float32)
+        rows = [len(group) for group in groups]
+        step = np.repeat(np.asarray(steps, np.float32), rows)
+        return np.repeat(np.stack(sets), rows, axis=0), step.reshape(-1, *[1] * (weight.ndim - 1))
 
     def _obeyed(self, before: Constraint, scale: Array, levels: Array | None, first: Array, unit: Array) -> bool:
         """Whether the weights stand on levels of this kind already."""
@@ -147,10 +154,12 @@ class QuantizeWeights(Pass):
             return False
         if self.scales == "power-of-two" and (np.frexp(before.scale)[0] != 0.5).any():
             return False
-        if self.levels == "base-currents":
-            return before.levels is not None and not np.array_equal(before.levels, np.rint(before.levels))
         if levels is None or before.levels is None:
             return levels is before.levels
+        if self.levels == "base-currents":
+            if np.array_equal(before.levels, np.rint(before.levels)):
+                return False
+            return before.levels.ndim == 1 or np.array_equal(_shared(np.maximum, before.levels, first), before.levels)
         return np.array_equal(before.levels, levels)
 
     def _step(self, weight: Array, levels: Array | None, first: Array) -> Array:
@@ -212,6 +221,13 @@ def base_currents(sizes: Array, count: int) -> Array:
     return np.sort(best)
 
 
+def _sums_and_step(weight: Array, bits: int) -> tuple[Array, float]:
+    """The sums of base currents for these weights in units of a step, ascending, and the step: 0 if all weights are."""
+    currents = base_currents(np.abs(weight[weight != 0]), bits)
+    finest = currents.max() / (SETTINGS - 1)
+    return _signed(_sums(settings(currents / finest)) / SETTINGS), finest * SETTINGS if weight.any() else 0.0
+
+
 def settings(currents: Array) -> Array:
     """Integers from 1 to `SETTINGS` - 1 near to ascending currents in units of the finest, with different subset sums.
 
@@ -242,8 +258,8 @@ def _nearest(values: Array, sums: Array) -> Array:
 
 
 def _sums(currents: Array) -> Array:
-    """All subset sums but 0, ascending."""
-    return np.asarray(np.unique((_masks(len(currents)) @ currents).astype(np.float32))[1:])
+    """The sums of all masks but the empty one, ascending; as often as there are masks that make them."""
+    return np.sort((_masks(len(currents)) @ currents).astype(np.float32))[1:]
 
 
 def _signed(sizes: Array) -> Array:

@@ -95,7 +95,9 @@ class Constraint:
         scale: the step between two levels, float32, broadcastable to the param.
         mask: bool, the shape of the param; False where a connection must stay absent.
         levels: the q that there are where they are not those integers: float32, ascending, with 0; at most 2**bits
-            magnitudes (a sign may be stored elsewhere: on DYNAP-SE2 it is the type of the synapse).
+            magnitudes (a sign may be stored elsewhere: on DYNAP-SE2 it is the type of the synapse). One set [L] for all
+            of the param, or one for each of its rows (first axis), [rows, L]: there a level may stand several times, so
+            that all rows have as many.
     """
 
     bits: int | None = None
@@ -141,7 +143,7 @@ class Constraint:
             return np.asarray(param * factor, np.float32), None
         size = most[0] if (most == most[0]).all() else most.reshape(-1, *[1] * (param.ndim - 1))
         step = np.asarray(self.scale * size, np.float32)
-        if self.levels is not None and not np.array_equal(self.levels, -self.levels[::-1]) and (factor < 0).any():
+        if self.levels is not None and not np.array_equal(self.levels, -self.levels[..., ::-1]) and (factor < 0).any():
             return np.asarray(param * factor, np.float32), None
         near = np.rint(param / self.scale) if self.levels is None else nearest(param / self.scale, self.levels)
         made = np.asarray(near * np.sign(factor) * step, np.float32)
@@ -152,7 +154,13 @@ CONSTRAINT_ARRAYS = ("scale", "mask", "levels")
 
 
 def nearest(values: Array, levels: Array) -> Array:
-    """The nearest of ascending `levels` to every value; halfway between two, the lower one."""
+    """The nearest of ascending `levels` to every value; halfway between two, the lower one.
+
+    Args:
+        levels: [L], or [rows, L]: a set for each row (first axis) of the values.
+    """
+    if levels.ndim > 1:
+        return np.stack([nearest(row, own) for row, own in zip(values, levels, strict=True)])
     middles = (levels[1:].astype(np.float64) + levels[:-1]) / 2
     return np.asarray(levels[np.searchsorted(middles, values)])
 

@@ -115,7 +115,7 @@ def _array(arrays: Mapping[str, Array], name: str, declared: str) -> Array:
 
 def _constraint(arrays: Mapping[str, Array], name: str, parts: dict[str, object]) -> Constraint:
     bits = parts["bits"]
-    if bits is not None and (not isinstance(bits, int) or not 2 <= bits <= 24):
+    if bits is not None and (not isinstance(bits, int) or not 1 <= bits <= 24):
         raise ValueError(f"bits={bits}")
     scale = arrays[f"{name}@scale"] if parts["scale"] else None
     mask = arrays[f"{name}@mask"] if parts["mask"] else None

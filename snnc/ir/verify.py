@@ -121,21 +121,24 @@ def _constraint(name: str, constraint: Constraint, graph: Graph) -> list[GraphEr
             shape = ()
         if shape != param.shape or constraint.scale.dtype != np.float32 or not (constraint.scale > 0).all():
             return [GraphError(f"the scale on '{name}' is not positive float32 broadcastable to {list(param.shape)}")]
-    if constraint.levels is not None and (wrong := _levels(constraint.levels, constraint.bits)):
+    if constraint.levels is not None and (wrong := _levels(constraint.levels, constraint.bits, param)):
         return [GraphError(f"the levels on '{name}' {wrong}")]
     off = int((constraint.project(param) != param).sum())
     return [GraphError(f"{off} of {param.size} values of '{name}' break its constraint")] if off else []
 
 
-def _levels(levels: Array, bits: int | None) -> str:
-    """What is wrong with a set of levels; nothing: empty."""
+def _levels(levels: Array, bits: int | None, param: Array) -> str:
+    """What is wrong with a set of levels, or one for each row of the param; nothing: empty."""
     if bits is None:
         return "have neither bits nor scale"
-    if levels.ndim != 1 or levels.dtype != np.float32 or not np.isfinite(levels).all():
-        return "are no finite float32 vector"
-    if not (np.diff(levels) > 0).all() or 0 not in levels:
+    if levels.ndim not in (1, 2) or levels.dtype != np.float32 or not np.isfinite(levels).all():
+        return "are no finite float32 vector, nor one for each row"
+    if levels.ndim == 2 and (not param.ndim or len(levels) != len(param)):
+        return f"are {len(levels)} sets for {len(param) if param.ndim else 'no'} rows"
+    sets, apart = np.atleast_2d(levels), np.diff(levels, axis=-1)
+    if not (apart > 0 if levels.ndim == 1 else apart >= 0).all() or not (sets == 0).any(axis=1).all():
         return "do not ascend, or lack 0"
-    most = len(np.unique(np.abs(levels)))
+    most = max(len(np.unique(np.abs(own))) for own in sets)
     return f"are {most} magnitudes: {bits} bits tell {2**bits} apart" if most > 2**bits else ""
 
 

@@ -40,15 +40,19 @@ def local(node: Node, x: Tensor, weight: Tensor) -> Tensor:
     return torch.stack(made).permute(3, 0, 2, 1).reshape(len(x), out, high, wide)
 
 
-def add_products(node: Node, x: Tensor, error: Tensor, total: Tensor) -> None:
-    """Add to `total`, of the shape of the weights of `local`, its gradient: `error` [N,O,H,W] times the inputs."""
+def add_products(node: Node, x: Tensor, error: Tensor, total: Tensor, anew: bool = False) -> None:
+    """Add to `total`, of the shape of the weights of `local`, its gradient: `error` [N,O,H,W] times the inputs.
+
+    Args:
+        anew: whether `total` is written over instead.
+    """
     high, wide, _, *kernel = total.shape[1:]
     index, samples = _index_of(node, x, (kernel[0], kernel[1])), _side_by_side(x)
     rows = error.reshape(len(x), len(index), -1, high * wide).permute(1, 3, 2, 0).contiguous()
     sums = total.view(len(index), -1, high * wide, index.shape[2]).transpose(1, 2)
     for each, left, here in zip(sums, rows, index, strict=True):
         for some in _blocks(here, len(x)):
-            each[some].baddbmm_(left[some], _gathered(samples, here[some]).transpose(1, 2))
+            each[some].baddbmm_(left[some], _gathered(samples, here[some]).transpose(1, 2), beta=0 if anew else 1)
 
 
 def _blocks(index: Tensor, count: int) -> list[slice]:

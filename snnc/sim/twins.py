@@ -24,6 +24,7 @@ from torch import Tensor
 from snnc.ir import Constraint, Graph, Node, roles
 
 from .ideal import delivered
+from .levels import nearest_at, taken
 from .local import unfold
 
 OWN = ("conv", "local", "dense")
@@ -165,10 +166,10 @@ class Study:
         step = torch.tensor(self.limits.scale, device=weight.device).expand_as(weight)
         if self.limits.levels is not None:
             levels = torch.tensor(self.limits.levels, device=weight.device)
-            edges = torch.nn.functional.pad((levels[1:] + levels[:-1]) / 2, (1, 1), value=torch.inf)
-            edges[0] = -torch.inf
-            at = torch.searchsorted(edges[1:-1].contiguous(), (weight / step).contiguous())
-            return edges[at] * step, edges[at + 1] * step
+            edges = torch.nn.functional.pad((levels[..., 1:] + levels[..., :-1]) / 2, (1, 1), value=torch.inf)
+            edges[..., 0] = -torch.inf
+            at = nearest_at(weight / step, levels)
+            return taken(edges, at) * step, taken(edges, at + 1) * step
         last = self.limits.top_level * step * (1 - 1e-4)
         far = torch.full_like(weight, torch.inf)
         least = torch.where(weight <= -last, -far, weight - step / 2)

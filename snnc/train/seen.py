@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from snnc.ir import Constraint
+from snnc.sim.levels import nearest_at, taken
 
 EQUAL = 1e-6
 """A neuron's weights are all equal if their deviation is below this share of the largest of its layer."""
@@ -87,6 +88,6 @@ class Seen:
         """The level nearest to weights in steps, as `Constraint.project` has it."""
         assert self.constraint is not None
         if self.levels is not None:
-            return self.levels[torch.searchsorted((self.levels[1:] + self.levels[:-1]) / 2, steps)]
+            return taken(self.levels, nearest_at(steps, self.levels))
         top = self.constraint.top_level
         return steps.round().clamp(-top, top)

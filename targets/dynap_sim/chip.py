@@ -271,5 +271,5 @@ def model(target: DynapSim) -> Model:
             target.thermal, target.thermal_on, target.silencing, target.silence, target.defects, target.listed,
             target.jitter, target.chip.times.dt,
         ),
-        Circuit(dt=target.chip.times.dt, t_pulse=target.chip.times.t_pulse) if target.tier == "dpi" else None,
+        Circuit.of(target.chip.times) if target.tier == "dpi" else None,
     )  # fmt: skip

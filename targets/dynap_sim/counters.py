@@ -35,6 +35,7 @@ from snnc.sim.neurons import gate
 from snnc.sim.stepper import Stepper
 
 from .learning import Block, Plastic, Seen, Sums
+from .registers import pack, room_for
 
 
 class CountingBlock(Block):
@@ -55,7 +56,7 @@ class CountingBlock(Block):
     def begin(self, seed: int, epoch: int, batches: int) -> None:
         super().begin(seed, epoch, batches)
         self._batches, self._done = batches, 0
-        self._net, self._gross = Sums(self.device.nominal), Sums(self.device.nominal)
+        self._sums = Sums(self.device.nominal)
 
     @property
     def chance(self) -> float:
@@ -65,8 +66,7 @@ class CountingBlock(Block):
     def learn(self, stepper: Stepper, targets: Mapping[str, Tensor]) -> None:
         """Run the batch to its end, writing towards the target rates [N, ...] of every layer."""
         graph = self.device.graph
-        for sums in (self._net, self._gross):
-            sums.begin()
+        self._sums.begin(room_for(stepper.batch * graph.steps))
         registers = {layer: (rate * self.one).round().clamp(0, self.one - 1) for layer, rate in targets.items()}
         for seen in self.watch(stepper):
             for layer, register in registers.items():
@@ -75,8 +75,8 @@ class CountingBlock(Block):
                     lucky = torch.rand(flags.shape, generator=self.noise, device=flags.device).div_(often)
                     for plastic in self.synapses[layer]:
                         self._collect(plastic, seen, flags, lucky)
-        for name, net in self._net.found.items():
-            self.registers[name].add(net, self._gross[name])
+        for name, packed in self._sums.found.items():
+            self.registers[name].add(packed)
             self.program(name)
         self._done += 1
 
@@ -90,17 +90,19 @@ class CountingBlock(Block):
         return sign.mul_(opened), size.div_(self.rule.counters.certain).clamp_(1e-9, 1)
 
     def _collect(self, plastic: Plastic, seen: Seen, flags: Tensor, lucky: Tensor) -> None:
-        """Add the writes of these steps: by param the sum of their signs, and their number."""
-        own = roles(plastic.node, self.device.graph.params)
+        """Add the writes of these steps, packed: by param the sum of their signs, and their number."""
+        own, dtype = roles(plastic.node, self.device.graph.params), self._sums.dtype
         x = seen.read[plastic.node.inputs[0]]
-        events = self._events(x.expand(len(flags), *x.shape[1:]).flatten(0, 1), plastic.direct)
-        chosen = (flags * (lucky < self.chance * self.share[own["weight"]])).flatten(0, 1)
-        plastic.add_products(events, chosen, self._net[own["weight"]])
-        plastic.add_products(events.abs_(), chosen.abs_(), self._gross[own["weight"]])
+        events = self._events(x.expand(len(flags), *x.shape[1:]).flatten(0, 1), plastic.direct).to(dtype)
+        chosen = (flags * (lucky < self.chance * self.share[own["weight"]])).flatten(0, 1).to(dtype)
+        if plastic.signed:
+            self._sums.add_products(own["weight"], plastic, events, chosen)
+            self._sums.add_products(own["weight"], plastic, events.abs_(), pack(torch.zeros_like(chosen), chosen.abs()))
+        else:
+            self._sums.add_products(own["weight"], plastic, events, pack(chosen, chosen.abs()))
         if "bias" in own:
-            chosen = (flags * (lucky < self.chance)).flatten(0, 1)
-            self._net[own["bias"]].add_(plastic.sums(chosen))
-            self._gross[own["bias"]].add_(plastic.sums(chosen.abs_()))
+            chosen = (flags * (lucky < self.chance)).flatten(0, 1).to(dtype)
+            self._sums.add(own["bias"], plastic.driven(pack(chosen, chosen.abs())).sum(0))
 
     def _events(self, x: Tensor, direct: bool) -> Tensor:
         """What has just arrived [N, ...], as 1, 0 or -1."""

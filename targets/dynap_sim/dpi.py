@@ -42,7 +42,7 @@ from torch import Tensor
 from snnc.errors import PipelineError
 from snnc.ir import Graph, Node, roles
 
-from .profile import load_profile
+from .profile import Times, load_profile
 
 
 def step() -> float:
@@ -88,6 +88,11 @@ class Circuit:
         ]:
             raise PipelineError(f"no circuit has {', '.join(bad)}")
 
+    @classmethod
+    def of(cls, times: Times) -> Circuit:
+        """The circuit of a chip with this time step and pulse width."""
+        return cls(dt=times.dt, t_pulse=times.t_pulse)
+
     @property
     def slowest(self) -> float:
         """The longest time constant of a membrane, in s: that of Ileak = Io."""
@@ -97,6 +102,11 @@ class Circuit:
     def pulse(self) -> float:
         """What a pulse of one weight step adds to Isyn, in A."""
         return self.iscale * self.gain_syn * -math.expm1(-self.t_pulse / self.tau_syn)
+
+    @property
+    def direct(self) -> float:
+        """The constant current that brings the charge of a pulse of one weight step in every time step, in A."""
+        return self.pulse * self.tau_syn / self.dt
 
     def tau(self, alpha: Tensor) -> Tensor:
         """The time constant that a neuron of leak `alpha` is set to, in s."""

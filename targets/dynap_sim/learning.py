@@ -86,22 +86,39 @@ class Sums:
 
     Attributes:
         found: the sums of this batch.
+        dtype: theirs.
     """
 
     def __init__(self, like: Mapping[str, Tensor]) -> None:
         self._like, self._kept = like, dict[str, Tensor]()
         self.begin()
 
-    def begin(self) -> None:
+    def begin(self, dtype: torch.dtype = torch.float32) -> None:
         """Forget the sums of the batch before."""
         self.found: dict[str, Tensor] = {}
+        self.dtype = dtype
 
-    def __getitem__(self, name: str) -> Tensor:
-        if name not in self.found:
-            if name not in self._kept:
-                self._kept[name] = torch.empty_like(self._like[name])
-            self.found[name] = self._kept[name].zero_()
-        return self.found[name]
+    def add(self, name: str, value: Tensor) -> None:
+        """Add what has the shape of the param."""
+        memory, first = self._memory(name)
+        memory.copy_(value) if first else memory.add_(value)
+
+    def add_products(self, name: str, plastic: Plastic, x: Tensor, flags: Tensor) -> None:
+        """Add, summed over the batch, `flags` [N, neurons of the layer] times what a synapse reads of x [N, ...]."""
+        memory, first = self._memory(name)
+        if plastic.node.op == "dense":
+            memory.addmm_(plastic.driven(flags).T, x, beta=0 if first else 1)
+        else:
+            add_products(plastic.node, x, plastic.driven(flags), memory, first)
+
+    def _memory(self, name: str) -> tuple[Tensor, bool]:
+        """Where the sum is, and whether it still holds anything, as nothing was added yet."""
+        first = name not in self.found
+        if first:
+            if name not in self._kept or self._kept[name].dtype != self.dtype:
+                self._kept[name] = torch.empty_like(self._like[name], dtype=self.dtype)
+            self.found[name] = self._kept[name]
+        return self.found[name], first
 
 
 class Block(ABC):
@@ -138,7 +155,7 @@ class Block(ABC):
     @property
     def writes(self) -> int:
         """Writes of all cells since the epoch began."""
-        return sum(int(register.counted.sum()) for register in self.registers.values())
+        return sum(int(register.counted.sum(dtype=torch.float64)) for register in self.registers.values())
 
     @abstractmethod
     def learn(self, stepper: Stepper, targets: Mapping[str, Tensor]) -> None:
@@ -201,9 +218,9 @@ class LearningBlock(Block):
                 for plastic in self.synapses[layer]:
                     own, x = roles(plastic.node, graph.params), seen.read[plastic.node.inputs[0]]
                     theirs = error.sum(0, keepdim=True) if len(x) == 1 else error
-                    plastic.add_products(x.flatten(0, 1), theirs.flatten(0, 1), sums[own["weight"]])
+                    sums.add_products(own["weight"], plastic, x.flatten(0, 1), theirs.flatten(0, 1))
                     if "bias" in own:
-                        sums[own["bias"]].add_(plastic.sums(error.flatten(0, 1)))
+                        sums.add(own["bias"], plastic.driven(error.flatten(0, 1)).sum(0))
         return sums.found
 
     def _error(self, seen: Seen, neuron: Node, rate: Tensor) -> Tensor:
@@ -223,11 +240,13 @@ class Plastic:
     Attributes:
         where: the numbers of these neurons in the layer, in the shape of what `node` makes; None: all, in order.
         direct: whether they read the input as a constant current.
+        signed: whether they may read what is below 0: anything but spikes of neurons.
     """
 
     node: Node
     where: Tensor | None
     direct: bool
+    signed: bool
 
     @classmethod
     def onto(cls, graph: Graph, neuron: Node, device: torch.device) -> list[Plastic]:
@@ -235,25 +254,14 @@ class Plastic:
         found = []
         for node, where in onto(graph, neuron):
             if node.op in ("local", "dense") and roles(node, graph.params)["weight"] in graph.constraints:
-                direct = neurons_behind(graph, node.inputs[0]) == "encode" and not streamed(graph)
+                behind = neurons_behind(graph, node.inputs[0])
+                direct = behind == "encode" and not streamed(graph)
                 all_of_them = np.array_equal(where.reshape(-1), np.arange(math.prod(neuron.type.shape)))
-                found.append(cls(node, None if all_of_them else torch.tensor(where, device=device), direct))
+                numbers = None if all_of_them else torch.tensor(where, device=device)
+                found.append(cls(node, numbers, direct, behind != "lif"))
         return found
 
-    def add_products(self, x: Tensor, flags: Tensor, total: Tensor) -> None:
-        """Add the sum over the batch of `flags` [N, neurons of the layer] times what each synapse reads of x [N, ...]
-        to `total`.
-        """
-        if self.node.op == "dense":
-            total.addmm_(self._driven(flags).T, x)
-        else:
-            add_products(self.node, x, self._driven(flags), total)
-
-    def sums(self, flags: Tensor) -> Tensor:
-        """Sum over the batch of `flags`, for the biases."""
-        return self._driven(flags).sum(0)
-
-    def _driven(self, flags: Tensor) -> Tensor:
+    def driven(self, flags: Tensor) -> Tensor:
         """Those of the neurons that these synapses drive, [N, ...]."""
         if self.where is None:
             return flags.reshape(len(flags), *self.node.type.shape)

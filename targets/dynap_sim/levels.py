@@ -2,7 +2,7 @@ r"""The levels that a synapse of the chip can have: integers, or sums of a few c
 
     integers        |q| <= 2**(b-1) - 1 of a set of levels of b bits: the set is left away
     base currents   sums of b currents, in steps of a power of two times the graph's: the largest sum is at most
-                    2**b, as if the currents were 1, 2, 4, ...
+                    2**b, as if the currents were 1, 2, 4, ...; each row of a param may have currents of its own
 
 Sums of base currents are kept as they are, never rounded: they must stand on the grid of `FINEST`, which those of
 quantize-weights{levels=base-currents} do.
@@ -10,7 +10,6 @@ quantize-weights{levels=base-currents} do.
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 
 import numpy as np
@@ -40,9 +39,11 @@ def placeable(graph: Graph) -> Graph:
         if _integers(constraint.levels) and np.abs(constraint.levels).max() <= plain.top_level:
             made[name] = plain
             continue
-        factor = 2.0 ** (constraint.bits - math.ceil(math.log2(np.abs(constraint.levels).max())))
+        factor = 2.0 ** (constraint.bits - np.ceil(np.log2(np.abs(constraint.levels).max(axis=-1, keepdims=True))))
         levels = np.asarray(constraint.levels * factor, np.float32)
-        made[name] = replace(constraint, levels=levels, scale=np.asarray(constraint.scale / factor, np.float32))
+        rank = graph.params[name].ndim
+        step = constraint.scale / (factor.reshape(-1, *[1] * (rank - 1)) if levels.ndim > 1 else factor[0])
+        made[name] = replace(constraint, levels=levels, scale=np.asarray(step, np.float32))
         if why := _unfit(levels, constraint.bits, plain.top_level):
             problems.append(TargetError(f"the levels of '{name}' {why}", at=graph.users(name)[0].at, hint=TRY))
     if problems:
@@ -63,7 +64,7 @@ def repeatable(graph: Graph) -> None:
 
 
 def currents(levels: Array) -> list[float]:
-    """Currents, ascending, of which all levels are sums: each is the least level that those before it do not make."""
+    """Currents, ascending, of which all levels [L] are sums: each is the least that those before it do not make."""
     sums, found = {0.0}, list[float]()
     for level in levels[levels > 0].tolist():
         if level not in sums:
@@ -81,13 +82,12 @@ def in_levels(weight: Array, constraint: Constraint) -> Array:
 def _unfit(levels: Array, bits: int, top: int) -> str:
     """Why levels are no sums of `bits` currents, nor integers up to `top`; nothing: empty."""
     none = f"are not integers up to {top}, nor"
-    if not np.array_equal(levels, -levels[::-1]):
+    if not np.array_equal(levels, -levels[..., ::-1]):
         return f"{none} the same for both signs"
     if not _integers(levels * FINEST):
         return f"{none} on a grid of 1/{FINEST} step"
-    if len(found := currents(levels)) > bits:
-        return f"{none} sums of {bits} currents (but of {len(found)})"
-    return ""
+    most = max(len(currents(own)) for own in np.unique(np.atleast_2d(levels), axis=0))
+    return f"{none} sums of {bits} currents (but of {most})" if most > bits else ""
 
 
 def _integers(levels: Array) -> bool:

@@ -9,7 +9,7 @@ from snnc.ir import WEIGHTED, Graph, Stage, roles
 from snnc.sim.cost import fan_in
 from snnc.target import Finding, Limits
 
-from . import shared
+from . import generator, shared
 from .cores import core_count, cores
 from .place import EXACT, MOST_BITS, Layer, counted
 from .profile import Profile
@@ -17,13 +17,7 @@ from .profile import Profile
 FAN_IN, BITS, NEURONS, CORES = "fan-in", "weight bits", "neurons per chip", "cores per chip"
 POTENTIAL = "potential in weight steps"
 RESETS = "neurons that the chip resets otherwise"
-UNCHECKED = (
-    "destinations per neuron",
-    "tags",
-    "refractory periods",
-    "currents between those that the bias generator makes",
-    "potentials below rest",
-)
+UNCHECKED = ("destinations per neuron", "tags", "refractory periods", "potentials below rest")
 
 
 SUMS = "[D] sums of multiples of 1/16 weight step that float32 adds exactly"
@@ -34,9 +28,15 @@ def limits_of(chip: Profile, bits: int, strict: bool) -> Limits:
     common = shared.limits(chip)
     return Limits(
         walls={FAN_IN: chip.fan_in, BITS: bits, POTENTIAL: EXACT, **(common if strict else {})},
-        budgets={NEURONS: chip.neurons_per_chip, CORES: chip.cores_per_chip, RESETS: 0, **({} if strict else common)},
+        budgets={
+            NEURONS: chip.neurons_per_chip,
+            CORES: chip.cores_per_chip,
+            RESETS: 0,
+            **generator.limit(chip),
+            **({} if strict else common),
+        },
         unchecked=UNCHECKED,
-        sources={**_sources(chip), **shared.sources(chip)},
+        sources={**_sources(chip), **shared.sources(chip), **generator.sources(chip)},
     )
 
 
@@ -52,6 +52,8 @@ def findings_of(graph: Graph, chip: Profile, bits: int, strict: bool, steps: int
     found += _potentials(graph, layers, chip, bits, steps)
     for layer in layers:
         found += shared.findings(layer, placed[layer.neuron.name], chip, strict)
+        if generator.limit(chip):
+            found.append(generator.finding(layer, placed[layer.neuron.name], chip))
     neurons, used = sum(core.size for core in placed.values()), core_count(placed)
     chips = max(-(-used // chip.cores_per_chip), 1)
     note = f"{chips} virtual chips" if chips > chip.chips else f"{chips} of {chip.chips} chips" if chips > 1 else ""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from snnc.ir import Array, Graph
+from snnc.sim.levels import nearest_at, taken
 
 from .levels import BIT
 from .place import ANALOG_BITS
@@ -18,6 +19,25 @@ BLOCK = 2**17
 """Cells that are computed at once: they stay in the cache, and large memory comes slowly from the system."""
 ENDURANCE = 1e6
 """Writes that a plastic cell survives: the low end of resistive memory, recalled from the literature, not verified."""
+PACKED = {torch.float32: 2.0**12, torch.float64: 2.0**26}
+"""How much a write weighs in `pack`, by the type of the sum: half of it is more than its writes may be."""
+
+
+def pack(net: Tensor, gross: Tensor) -> Tensor:
+    """Two whole numbers in one, to be summed up at once: `net`, at most `gross` large, and `gross` PACKED times."""
+    return net + gross * PACKED[net.dtype]
+
+
+def unpack(packed: Tensor) -> tuple[Tensor, Tensor]:
+    """The sums of `net` and of `gross`."""
+    weight = PACKED[packed.dtype]
+    gross = (packed / weight).round_()
+    return torch.add(packed, gross, alpha=-weight), gross
+
+
+def room_for(writes: int) -> torch.dtype:
+    """The type of a packed sum of so many writes."""
+    return next(dtype for dtype, weight in PACKED.items() if writes < weight / 2)
 
 
 class Register:
@@ -27,8 +47,7 @@ class Register:
     are then measured in their mean distance.
 
     Attributes:
-        stored: int32, in levels and their guard bits.
-        counted: int32, writes of every cell since the last `forget`.
+        counted: writes of every cell since the last `forget`, whole numbers up to 2^24.
         moved: the same for changes of what the part is set to.
         bias: whether it is an analog setting, without levels and guard bits.
     """
@@ -40,14 +59,15 @@ class Register:
         switched = constraint.bits == BIT
         levels = constraint.levels
         self.grid = None if levels is None or switched else torch.tensor(levels, device=nominal.device)
-        most = 1 if switched else constraint.top_level if levels is None else len(levels) // 2
+        most = 1 if switched else constraint.top_level if levels is None else levels.shape[-1] // 2
         self.top = most * self.guard
         self.bottom = 0 if switched else -self.top
         self.unit = torch.tensor(constraint.scale, device=nominal.device)
         self.mask = None if constraint.mask is None else torch.tensor(constraint.mask, device=nominal.device)
-        each = self.unit if self.grid is None else self.unit * self.grid[-1] * self.guard / self.top
+        self._there = None if self.mask is None else self.mask.to(torch.float32)  # products with booleans are slow
+        each = self.unit if self.grid is None else self.unit * self._largest() * self.guard / self.top
         self.finest = self.guard / each
-        self.stored = self.standing_for(nominal)
+        self._stored = self.standing_for(nominal).to(torch.float32)  # whole numbers, all of them exact
         self.lsb = 1 if not self.bias else max(1, round(1 / float(self.unit.max()) / 2**guard_bits))
         self.forget()
 
@@ -56,26 +76,29 @@ class Register:
         for some in self._blocks():
             steps = change[some] * _of(self.finest, some, change)
             steps += torch.rand(steps.shape, generator=noise, device=steps.device)
-            steps.floor_().clamp_(-(2.0**30), 2.0**30 - 128)  # far beyond the top, and the sum is still an int32
-            self.counted[some] += self._store(some, steps.to(torch.int32))
+            self._store(some, self._present(some, steps.floor_()))
 
-    def add(self, net: Tensor, gross: Tensor) -> None:
-        """Add `net` single steps, the sum of `gross` writes of one step each; saturates. A weight's step is one unit of
-        its guard bits, a bias's is as large as that of a weight of step 1.
+    def add(self, packed: Tensor) -> None:
+        """Add `net` single steps, the sum of `gross` writes of one step each, as `pack` has them; saturates. A weight's
+        step is one unit of its guard bits, a bias's is as large as that of a weight of step 1.
         """
         for some in self._blocks():
-            self._store(some, net[some].to(torch.int32).mul_(self.lsb))
-            writes = gross[some].to(torch.int32)
-            self.counted[some] += writes if self.mask is None else writes.mul_(self.mask[some])
+            net, gross = unpack(self._present(some, packed[some]))
+            self._store(some, net if self.lsb == 1 else net.mul_(self.lsb), gross)
+
+    @property
+    def stored(self) -> Tensor:
+        """What is stored, int32, in levels and their guard bits."""
+        return self._stored.to(torch.int32)
 
     def restore(self, stored: Array) -> bool:
         """Take over integers that were read from a file, unless they are none that this param can have."""
-        fits = stored.shape == tuple(self.stored.shape) and stored.dtype == np.int32
+        fits = stored.shape == tuple(self._stored.shape) and stored.dtype == np.int32
         if not fits or (stored > self.top).any() or (stored < self.bottom).any():
             return False
         if self.mask is not None and stored[~self.mask.cpu().numpy()].any():
             return False
-        self.stored = torch.tensor(stored, device=self.stored.device)
+        self._stored = torch.tensor(stored, dtype=torch.float32, device=self._stored.device)
         return True
 
     def standing_for(self, values: Tensor) -> Tensor:
@@ -88,42 +111,53 @@ class Register:
         Args:
             out: what is written to, if there is one.
         """
-        made = torch.empty(self.stored.shape, device=self.stored.device) if out is None else out
+        made = torch.empty_like(self._stored) if out is None else out
         for some in self._blocks():
             at = self._levels(some)
-            level = at if self.grid is None else self.grid[at.long() + len(self.grid) // 2]
+            level = at if self.grid is None else self._level(at, some)
             torch.mul(level, _of(self.unit, some, made), out=made[some])
         return made
 
     def forget(self) -> None:
         """Count writes from 0."""
-        self.counted, self.moved = torch.zeros_like(self.stored), torch.zeros_like(self.stored)
+        self.counted, self.moved = torch.zeros_like(self._stored), torch.zeros_like(self._stored)
 
     def _counted(self, nominal: Tensor) -> Tensor:
         """The number of the level of every value."""
         steps = nominal / self.unit
         if self.grid is None:
             return steps
-        return torch.searchsorted((self.grid[1:] + self.grid[:-1]) / 2, steps) - len(self.grid) // 2
+        return nearest_at(steps, self.grid) - self.grid.shape[-1] // 2
+
+    def _level(self, at: Tensor, some: slice) -> Tensor:
+        """The levels of these numbers, counted from 0, of these rows."""
+        assert self.grid is not None
+        return taken(self.grid if self.grid.ndim == 1 else self.grid[some], at.long() + self.grid.shape[-1] // 2)
+
+    def _largest(self) -> Tensor:
+        """The largest level, or that of each row."""
+        assert self.grid is not None
+        return self.grid[-1] if self.grid.ndim == 1 else self.grid[:, -1].reshape(-1, *[1] * (self.unit.ndim - 1))
 
     def _blocks(self) -> list[slice]:
         """Rows that are computed at once, one after the other."""
-        size = max(1, BLOCK // max(1, self.stored[:1].numel()))
-        return [slice(at, at + size) for at in range(0, len(self.stored), size)]
+        size = max(1, BLOCK // max(1, self._stored[:1].numel()))
+        return [slice(at, at + size) for at in range(0, len(self._stored), size)]
 
     def _levels(self, some: slice) -> Tensor:
-        return (self.stored[some] / self.guard).round_()
+        return (self._stored[some] / self.guard).round_()
 
-    def _store(self, some: slice, change: Tensor) -> Tensor:
-        """Add a change and keep what fits; gives back which cells changed."""
-        stored, levels = self.stored[some], self._levels(some)
+    def _present(self, some: slice, change: Tensor) -> Tensor:
+        """A change without that of connections that there are not."""
+        return change if self._there is None else change * self._there[some]
+
+    def _store(self, some: slice, change: Tensor, writes: Tensor | None = None) -> None:
+        """Add a change, whole numbers, and keep what fits; count writes, by default those that changed anything."""
+        stored, before = self._stored[some], self._levels(some)
         new = change.add_(stored).clamp_(self.bottom, self.top)
-        if self.mask is not None:
-            new *= self.mask[some]
-        changed = new != stored
+        self.counted[some].add_(_differ(new, stored) if writes is None else writes)
         stored.copy_(new)
-        self.moved[some] += self._levels(some) != levels
-        return changed
+        self.moved[some].add_(_differ(new.div_(self.guard).round_(), before))
 
 
 @dataclass(frozen=True)
@@ -154,6 +188,11 @@ class Wear:
         if self.most == 0:
             return text
         return f"{text}; an endurance of {ENDURANCE:,.0f} (unverified) lasts {ENDURANCE / self.most:,.0f} such epochs"
+
+
+def _differ(one: Tensor, other: Tensor) -> Tensor:
+    """1 where they do, else 0."""
+    return torch.ne(one, other, out=torch.empty_like(other))  # much faster than through booleans
 
 
 def _of(shared: Tensor, some: slice, whole: Tensor) -> Tensor:

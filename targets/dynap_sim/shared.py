@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from snnc.ir import LAYERS, Array, attr_ints, roles
+from snnc.ir import LAYERS, Array, Constraint, attr_ints, roles
 from snnc.sim.cost import connected
 from snnc.target import Finding
 
@@ -126,8 +126,8 @@ def _direct(layer: Layer, core: Array, switched: bool) -> tuple[int, str]:
     return max(most, 2 * (below > 0)), f"free analog biases, {below} of {values.size} neurons below 0{size}"
 
 
-def _bases(layer: Layer, core: Array, masks: bool) -> int:
-    """Currents that the core with most of them must be given, for the synapses of this layer to be sums of them.
+def base_currents(layer: Layer, core: Array, masks: bool) -> tuple[Array, Array]:
+    """The core of every synapse of a layer, and a current that it is a sum of, in its neuron's weight steps: [n] each.
 
     Integers of b bits, one of them the sign, are sums of b - 1 currents (masks), or one current many times; base
     currents are themselves; a pool, and a weight alone, is one.
@@ -137,13 +137,28 @@ def _bases(layer: Layer, core: Array, masks: bool) -> int:
         shape = node.type.shape
         size = (layer.own_unit(node, shape) / layer.units(node))[..., None]
         if node.op in LAYERS and (masks or layer.levels(node).levels is not None):
-            given = layer.levels(node)
-            binary = 2.0 ** np.arange(max(1, (given.bits or 1) - 1))
-            size = size * (binary if given.levels is None else np.array(currents(given.levels)))
+            size = size * _currents(layer.levels(node), shape)
         cores.append(np.repeat(core.reshape(-1)[layer.where[node.name]].reshape(-1), size.shape[-1]))
         sizes.append(size.reshape(-1))
-    where, all_sizes = np.concatenate(cores), np.concatenate(sizes)
-    return max(_different(all_sizes[where == one]) for one in np.unique(where))
+    return np.concatenate(cores), np.concatenate(sizes)
+
+
+def _bases(layer: Layer, core: Array, masks: bool) -> int:
+    """Currents that the core with most of them must be given, for the synapses of this layer to be sums of them."""
+    where, sizes = base_currents(layer, core, masks)
+    return max(_different(sizes[where == one]) for one in np.unique(where))
+
+
+def _currents(constraint: Constraint, shape: tuple[int, ...]) -> Array:
+    """The currents [..., k] that make the levels of a layer's neurons; `shape` is theirs, each first axis a row."""
+    if constraint.levels is None:
+        return np.asarray(2.0 ** np.arange(max(1, (constraint.bits or 1) - 1)))
+    if constraint.levels.ndim == 1:
+        return np.array(currents(constraint.levels))
+    rows = [currents(own) for own in constraint.levels]
+    most = max(map(len, rows))
+    table = np.array([[*own, *[own[-1]] * (most - len(own))] for own in rows])
+    return table.reshape(-1, *[1] * (len(shape) - 1), most)
 
 
 def _different(values: Array) -> int:

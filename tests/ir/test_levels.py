@@ -114,3 +114,98 @@ def test_the_chip_takes_integers_within_its_bits_and_sums_of_currents() -> None:
     currents = place(made).constraints["dense.weight"].levels
     assert currents is not None
     assert len(currents) == 31
+
+
+# --- a set of levels for each row
+
+
+def sets(rows: int, rng: np.random.Generator, currents: int = 3) -> Array:
+    """Sums of currents of its own for each row, both signs; the first two currents of row 0 are equal."""
+    own = rng.uniform(0.1, 3, (rows, currents)).astype(np.float32)
+    own[0, 1] = own[0, 0]
+    masks = np.arange(1, 2**currents)[:, None] >> np.arange(currents) & 1
+    sums = np.sort((masks @ own.T).T.astype(np.float32), axis=1)
+    return np.concatenate([-sums[:, ::-1], np.zeros((rows, 1), np.float32), sums], axis=1)
+
+
+@given(st.integers(0, 10**6), st.integers(1, 5), st.sampled_from([(), (2,), (3, 2, 2)]))
+def test_every_row_is_projected_on_its_own_set(seed: int, rows: int, rest: tuple[int, ...]) -> None:
+    rng = np.random.default_rng(seed)
+    values = rng.normal(0, 4, (rows, *rest)).astype(np.float32)
+    scale = rng.uniform(0.5, 2, (rows, *[1] * len(rest))).astype(np.float32)
+    levels = sets(rows, rng)
+    constraint = Constraint(3, scale, None, levels)
+    made = constraint.project(values)
+    for row in range(rows):
+        alone = Constraint(3, np.asarray(scale[row]), None, np.unique(levels[row])).project(values[row])
+        np.testing.assert_array_equal(made[row], alone)
+    np.testing.assert_array_equal(constraint.project(made), made)
+
+
+def by_row(levels: Array, bits: int = 3, shape: tuple[int, ...] = (2, 4)) -> Graph:
+    """A graph with a layer of two neurons, and these levels on its weights (all 0), or on its one scalar weight."""
+    b = Builder({"x": (4,)}, 4)
+    b("lif0", "lif", b("in", "scale", b("current", "encode", "x"), factor=1.0))
+    b("dense", "dense", "lif0", weight=np.zeros((2, 4)))
+    made = b.graph(b("count", "decode", b("lif", "lif", "dense")))
+    name = "dense.weight" if shape else "in.factor"
+    constraint = Constraint(bits, np.ones((1,) * len(shape), np.float32), None, levels)
+    params = {name: np.zeros(shape, np.float32)}
+    made = made.edit(params=params, constraints={name: constraint}, stage=Stage.CONSTRAINED)
+    verify(made)
+    return made
+
+
+ROWS = np.array([[-2, -0.5, 0, 0.5, 2], [-3, -3, 0, 3, 3]], np.float32)
+
+
+@pytest.mark.parametrize(
+    ("levels", "bits", "shape", "why"),
+    [
+        (ROWS[:1], 3, (2, 4), "are 1 sets for 2 rows"),
+        (ROWS, 3, (), "are 2 sets for no rows"),
+        (ROWS[None], 3, (2, 4), "are no finite float32 vector, nor one for each row"),
+        (ROWS[:, ::-1], 3, (2, 4), "do not ascend, or lack 0"),
+        (np.array([[-1, 0, 1], [1, 2, 3]], np.float32), 3, (2, 4), "do not ascend, or lack 0"),
+        (np.array([[-2, 0, 2], [0, 1, 2]], np.float32), 1, (2, 4), "are 3 magnitudes: 1 bits tell 2 apart"),
+        (ROWS[1], 3, (2, 4), "do not ascend, or lack 0"),
+    ],
+)
+def test_wrong_sets_of_rows_are_refused(levels: Array, bits: int, shape: tuple[int, ...], why: str) -> None:
+    with pytest.raises(GraphError, match=why):
+        by_row(levels, bits, shape)
+
+
+def test_text_carries_the_sets_of_rows() -> None:
+    before = by_row(ROWS)
+    again = parse(to_text(before), before.arrays())
+    np.testing.assert_array_equal(again.constraints["dense.weight"].levels, ROWS)
+
+
+def test_text_carries_a_bit() -> None:
+    """What limit-biases makes of a switched current."""
+    before = by_row(np.array([0, 1], np.float32), bits=1)
+    assert '{"bits":1,"levels":true,"mask":false,"scale":true}' in to_text(before)
+    assert parse(to_text(before), before.arrays()).constraints["dense.weight"].bits == 1
+    for bits in (0, 25):
+        with pytest.raises(GraphError, match=f"malformed: bits={bits}"):
+            parse(to_text(before).replace('"bits":1', f'"bits":{bits}'), before.arrays())
+
+
+def test_a_weight_on_the_level_of_another_row_is_refused() -> None:
+    fine = by_row(ROWS).edit(params={"dense.weight": np.array([[2, 0, 0, 0], [3, 0, 0, 0]], np.float32)})
+    verify(fine)
+    with pytest.raises(GraphError, match=r"1 of 8 values of 'dense.weight' break its constraint"):
+        verify(fine.edit(params={"dense.weight": np.array([[2, 0, 0, 0], [2, 0, 0, 0]], np.float32)}))
+
+
+@given(st.integers(0, 10**6))
+def test_factors_of_rows_keep_their_sets(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    constraint = Constraint(3, rng.uniform(0.5, 2, (4, 1)).astype(np.float32), None, sets(4, rng))
+    weight = constraint.project(rng.normal(0, 4, (4, 5)))
+    factor = 2.0 ** rng.integers(-2, 3, (4, 1)) * rng.choice([-1, 1], (4, 5))
+    made, kept = constraint.times(weight, factor)
+    np.testing.assert_array_equal(made, np.asarray(weight * factor, np.float32))
+    assert kept is not None
+    np.testing.assert_array_equal(kept.project(made), made)

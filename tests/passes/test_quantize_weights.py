@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from snnc.errors import PipelineError
 from snnc.ir import Array, Constraint, Graph, Stage, to_text, verify
@@ -160,6 +162,9 @@ SETS: list[dict[str, object]] = [
     {"levels": "power-of-two", "scales": "power-of-two"},
     {"levels": "base-currents", "per": "tensor"},
     {"levels": "base-currents", "per": "tensor", "bits": 2},
+    {"levels": "base-currents", "per": "core"},
+    {"levels": "base-currents", "per": "core", "core": 7},
+    {"levels": "base-currents", "per": "core", "core": 7, "bits": 8},
     {"scales": "power-of-two"},
     {"scales": "power-of-two", "per": "tensor", "bits": 6},
 ]
@@ -181,6 +186,7 @@ def test_every_weight_is_on_the_nearest_level(options: dict[str, object]) -> Non
     top = 2 ** (int(str(options.get("bits", 4))) - 1) - 1
     levels = np.arange(-top, top + 1.0) if constraint.levels is None else constraint.levels
     weight = graph.params["hidden.weight"]
+    levels = levels[:, None] if levels.ndim > 1 else levels
     away = np.abs(weight[..., None] - constraint.scale[..., None] * levels)
     np.testing.assert_allclose(np.abs(new.params["hidden.weight"] - weight), away.min(axis=-1), atol=1e-5)
     assert quantized(new, **options)[0] is new
@@ -242,7 +248,7 @@ def test_no_step_of_the_search_is_a_step_back() -> None:
 @pytest.mark.parametrize(
     ("options", "why"),
     [
-        ({"levels": "base-currents"}, "base currents are shared by all of a layer"),
+        ({"levels": "base-currents"}, "base currents are shared by a core at least"),
         ({"levels": "base-currents", "per": "tensor", "scales": "power-of-two"}, "base currents are shared"),
         ({"levels": "power-of-two", "bits": 6}, "power-of-two levels of up to 5 bits, not 6"),
     ],
@@ -286,8 +292,8 @@ def image(channels: int = 7, size: int = 4) -> Graph:
         (3, [[0], [1], [2], [3], [4], [5], [6]]),
     ],
 )
-@pytest.mark.parametrize("levels", ["symmetric", "power-of-two"])
-def test_channels_of_a_core_share_the_step_that_is_best_for_them_together(
+@pytest.mark.parametrize("levels", ["symmetric", "power-of-two", "base-currents"])
+def test_channels_of_a_core_share_the_levels_that_are_best_for_them_together(
     core: int, groups: list[list[int]], levels: str
 ) -> None:
     """16 positions a channel: each group is quantized as if it were a tensor of its own."""
@@ -303,6 +309,9 @@ def test_channels_of_a_core_share_the_step_that_is_best_for_them_together(
         alone, _ = quantized(b.graph(b("count", "decode", b("lif1", "lif", "conv1"))), per="tensor", levels=levels)
         np.testing.assert_array_equal(scale[group], np.repeat(alone.constraints["conv1.weight"].scale, len(group), 0))
         np.testing.assert_array_equal(new.params["conv1.weight"][group], alone.params["conv1.weight"])
+        if levels == "base-currents":
+            found = np.asarray(new.constraints["conv1.weight"].levels)[group]
+            np.testing.assert_array_equal(found, [alone.constraints["conv1.weight"].levels] * len(group))
 
 
 def test_a_dense_neuron_has_one_position() -> None:
@@ -345,6 +354,62 @@ def test_impossible_cores(options: dict[str, object]) -> None:
 
 def test_a_core_has_256_neurons_on_the_chip_too() -> None:
     assert 4 * QuantizeWeights(per="core").core == DynapSim().limits.budgets["neurons per chip"] == 1024
+
+
+@given(st.integers(0, 10**6), st.integers(2, 5), st.sampled_from([16, 32, 48, 256]))
+def test_currents_of_a_core_lose_no_more_than_binary_ones(seed: int, bits: int, core: int) -> None:
+    """Of one step and a sign for a core, on the same settings: the search begins with these."""
+    graph = image()
+    weight = np.random.default_rng(seed).standard_t(3, graph.params["conv1.weight"].shape).astype(np.float32)
+    graph = graph.edit(params={"conv1.weight": weight})
+    currents, _ = quantized(graph, levels="base-currents", per="core", core=core, bits=bits)
+    binary, _ = quantized(graph, per="core", core=core, bits=bits + 1)
+    lost = [float(np.square(made.params["conv1.weight"] - weight).sum()) for made in (currents, binary)]
+    assert lost[0] <= lost[1] * 1.02
+
+
+def test_currents_of_a_core_are_in_units_of_its_thresholds() -> None:
+    """Thresholds that differ by a power of two: nothing else changes, and the core has one threshold in steps."""
+    graph = image()
+    turn = 2.0 ** np.array([0, 1, -1, 0, 2, 0, 0], np.float32)
+    scaled = graph.params["conv1.weight"] * turn.reshape(-1, 1, 1, 1)
+    other = graph.edit(params={"conv1.weight": scaled, "lif1.theta": turn})
+    plain, made = (quantized(g, levels="base-currents", per="core", core=32)[0] for g in (graph, other))
+    first, second = (g.constraints["conv1.weight"] for g in (plain, made))
+    np.testing.assert_array_equal(first.levels, second.levels)
+    np.testing.assert_array_equal(first.scale * turn.reshape(-1, 1, 1, 1), second.scale)
+
+
+def test_a_core_without_weights_has_the_step_of_the_others() -> None:
+    graph = image()
+    weight = np.array(graph.params["conv1.weight"])
+    weight[2:4] = 0
+    new, notes = quantized(graph.edit(params={"conv1.weight": weight}), levels="base-currents", per="core", core=32)
+    scale = np.asarray(new.constraints["conv1.weight"].scale).reshape(-1)
+    assert scale[2] == scale[3] == scale.max()
+    assert notes[0] == "conv1 (conv): 2 channel(s) without any weight"
+    assert not new.params["conv1.weight"][2:4].any()
+
+
+def test_currents_of_cores_of_a_layer_and_of_other_cores_are_new_ones() -> None:
+    cores, _ = quantized(image(), levels="base-currents", per="core", core=32)
+    assert quantized(cores, levels="base-currents", per="core", core=32)[0] is cores
+    layer, _ = quantized(cores, levels="base-currents", per="tensor")
+    wider, _ = quantized(cores, levels="base-currents", per="core", core=64)
+    assert np.asarray(layer.constraints["conv1.weight"].levels).ndim == 1
+    assert len(np.unique(np.asarray(wider.constraints["conv1.weight"].levels), axis=0)) == 2
+
+
+def test_currents_that_differ_within_a_core_are_new_ones_whatever_their_steps() -> None:
+    graph, _ = quantized(image(), levels="base-currents", per="core", core=32)
+    for rows, kept in ((slice(None), False), (slice(0, 1), True)):
+        before = graph.constraints["conv1.weight"]
+        sets = np.broadcast_to(np.asarray(before.levels)[rows], np.asarray(before.levels).shape)
+        same = Constraint(4, np.ones_like(np.asarray(before.scale)), None, sets)
+        params = {"conv1.weight": same.project(graph.params["conv1.weight"])}
+        made = graph.edit(params=params, constraints={"conv1.weight": same})
+        again, _ = quantized(made, levels="base-currents", per="core", core=256)
+        assert (again.params["conv1.weight"] is made.params["conv1.weight"]) is kept
 
 
 def test_the_chip_takes_a_grid_of_cores() -> None:

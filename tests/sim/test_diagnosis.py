@@ -369,11 +369,12 @@ def test_nothing_is_left_of_torch_modes() -> None:
     assert torch.is_grad_enabled()
 
 
-def test_levels_that_are_no_integers_are_compared_too() -> None:
+@pytest.mark.parametrize("per", ["per=tensor", "per=core core=64"])
+def test_levels_that_are_no_integers_are_compared_too(per: str) -> None:
     """A level that is moved to its neighbour is no rounding; weights that were rounded are."""
     graph = lenet()
     recipe = "fold-batchnorm,replace-max-pool,pool-neurons,threshold-layernorm{steps=16},bias-per-step,"
-    recipe += "quantize-weights{per=tensor levels=base-currents bits=2}"
+    recipe += f"quantize-weights{{{per} levels=base-currents bits=2}}"
     made, ledger = Pipeline.parse(recipe)(graph, data=data_for(graph))
     row = ledger.rows[-1]
     assert row.step.startswith("quantize-weights")

@@ -91,9 +91,12 @@ def test_products_are_the_gradient_and_add_up(form: str) -> None:
     error = torch.arange(4.0).reshape(4, 1, 1, 1) - 1 + torch.zeros_like(local(node(form), x, weight)).detach()
     x.requires_grad_()
     (local(node(form), x, weight) * error).sum().backward()
+    anew = torch.full_like(weight, torch.nan)
     with torch.no_grad():
         add_products(node(form), x, error, total)
+        add_products(node(form), x, error, anew, anew=True)
     assert weight.grad is not None
+    assert torch.equal(anew, weight.grad)
     assert x.grad is not None
     assert torch.equal(total - 1, weight.grad)
     assert x.grad.abs().sum() > 0

@@ -629,13 +629,13 @@ def test_rounding_is_stochastic_and_fair() -> None:
     start = before * 0
     total = torch.zeros(before.shape)
     for _ in range(400):
-        register.stored = start.clone()
+        register.restore(start.numpy())
         register.write(torch.full(before.shape, 0.3) * register.unit / register.guard, noise)
         total += register.stored
     mean = (total / 400)[mask]
     assert float(mean.mean()) == pytest.approx(0.3, abs=0.01)
     assert set(register.stored.flatten().tolist()) == {0, 1}
-    register.stored = before
+    register.restore(before.numpy())
     assert torch.equal(register.nominal()[mask] / register.unit.expand(mask.shape)[mask], (before[mask] / 16).round())
 
 

@@ -21,7 +21,7 @@ from snnc.targets.dynap_sim.learning import Block, Rule, Seen
 from snnc.targets.dynap_sim.mismatch import Mismatch
 from snnc.targets.dynap_sim.place import place
 from snnc.targets.dynap_sim.profile import load_profile
-from snnc.targets.dynap_sim.registers import Register, Wear
+from snnc.targets.dynap_sim.registers import Register, Wear, pack, room_for, unpack
 from tests.targets.networks import STEPS, data, exact, images
 
 WIDTH, WARM = 1.5, 3
@@ -227,14 +227,44 @@ def test_registers_saturate_and_absent_connections_stay_absent() -> None:
     made = device()
     register = Register(made.graph, "fc.weight", made.nominal["fc.weight"], 7)
     assert register.mask is not None
-    much = torch.full(register.stored.shape, 10_000)
-    register.add(much, much)
+    much = torch.full(register.stored.shape, 10_000, dtype=torch.float64)
+    register.add(pack(much, much))
     assert (register.stored[register.mask] == 7 * 2**7).all()
     assert (register.stored[~register.mask] == 0).all()
     assert (register.counted[~register.mask] == 0).all()
     assert (register.nominal() / register.unit).max() == 7
-    register.add(-much, much)
+    register.add(pack(-much, much))
     assert (register.stored[register.mask] == -7 * 2**7).all()
+
+
+@pytest.mark.parametrize("writes", [2047, 2048, 10**6])
+def test_packed_sums_are_exact(writes: int) -> None:
+    rng = np.random.default_rng(writes)
+    net = torch.tensor(rng.integers(-1, 2, (writes, 7)), dtype=room_for(writes))
+    net[:, 0], net[:, 1] = 1, -1
+    packed = pack(net, net.abs()).sum(0)
+    found, gross = unpack(packed)
+    assert torch.equal(found, net.sum(0))
+    assert torch.equal(gross, net.abs().sum(0))
+    assert found[:2].tolist() == [writes, -writes]
+    assert room_for(writes) is (torch.float32 if writes < 2048 else torch.float64)
+
+
+def test_a_large_batch_is_written_like_a_small_one() -> None:
+    """300 samples of 8 steps could be more writes than a packed float32 holds."""
+    x, targets = images(3, seed=14), rates("plain", 3)
+    changes = []
+    for repeats in (1, 100):
+        made = device()
+        block = counting(made, RULE)
+        register = block.registers["fc.weight"]
+        before = register.stored.clone()
+        taught(block, np.concatenate([x] * repeats), {k: np.concatenate([v] * repeats) for k, v in targets.items()})
+        changes.append((register.stored - before, register.counted))
+    assert torch.equal(100 * changes[0][1], changes[1][1])
+    inside = (100 * changes[0][0] + before).abs() < register.top
+    assert inside.any()
+    assert torch.equal((100 * changes[0][0])[inside], changes[1][0][inside])
 
 
 def test_wear_counts_the_synapses_that_there_are() -> None:
@@ -243,13 +273,13 @@ def test_wear_counts_the_synapses_that_there_are() -> None:
     weight, bias = registers["fc.weight"], registers["fc.bias"]
     assert weight.mask is not None
     present = int(weight.mask.sum())
-    bias.add(torch.ones(bias.stored.shape), torch.full(bias.stored.shape, 5000))
-    gross = torch.zeros(weight.stored.shape, dtype=torch.int32)
+    bias.add(pack(torch.ones(bias.stored.shape, dtype=torch.float64), torch.tensor(5000.0)))
+    gross = torch.zeros(weight.stored.shape)
     first = tuple(torch.nonzero(weight.mask)[0].tolist())
     gross[first] = 1000
     net = torch.zeros_like(gross)
     net[first] = 128 * (1 if weight.stored[first] < 0 else -1)
-    weight.add(net, gross)
+    weight.add(pack(net, gross))
     wear = Wear.of(registers.values())
     assert (wear.most, wear.p99, wear.moved_most) == (1000, 0, 1)
     assert wear.mean == pytest.approx(1000 / present)

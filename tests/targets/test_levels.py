@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+import snnc
 from snnc import data as files
 from snnc import load
 from snnc.errors import PipelineError, TargetError
@@ -21,7 +22,8 @@ from snnc.sim import reference
 from snnc.targets import DynapSim
 from snnc.targets.dynap_sim.levels import currents, placeable
 from snnc.targets.dynap_sim.place import place
-from snnc.targets.dynap_sim.registers import Register
+from snnc.targets.dynap_sim.profile import load_profile
+from snnc.targets.dynap_sim.registers import Register, pack
 from snnc.train import Trainer
 from tests.graphs import Builder, data_for
 
@@ -181,8 +183,8 @@ def test_a_register_counts_levels_in_their_order() -> None:
     for guard in (0, 7):
         register = Register(placed, name, nominal, guard)
         torch.testing.assert_close(register.nominal(), nominal, rtol=0, atol=0)
-        one = torch.ones_like(register.stored)
-        register.add(one * 2**guard, one * 2**guard)
+        one = torch.ones(register.stored.shape)
+        register.add(pack(one * 2**guard, one * 2**guard))
         step = float(np.asarray(placed.constraints[name].scale).max())
         at = np.searchsorted(levels, (nominal / step).numpy())
         wanted = levels[np.minimum(at + 1, len(levels) - 1)] * step
@@ -201,3 +203,147 @@ def test_a_chip_learns_with_base_currents() -> None:
         after = chip.device.nominal["two.weight"]  # type: ignore[attr-defined]
         assert (after != before).any()
         assert set(after.flatten().tolist()) <= set((levels * 1.0).tolist())  # type: ignore[operator]
+
+
+# --- currents of its own for every core
+
+
+CORES = replace(load_profile("se2"), neurons_per_core=4)
+"""Ten and nine neurons are three cores each."""
+
+
+def of_cores() -> Graph:
+    """The network with base currents for every four neurons."""
+    made = QuantizeWeights(levels="base-currents", per="core", core=4).run(network("none"), Context())
+    return exact(made)
+
+
+def test_every_core_has_its_four_currents() -> None:
+    graph = of_cores()
+    counted = placeable(graph).constraints.values()
+    sets = [np.unique(constraint.levels, axis=0) for constraint in counted if constraint.levels is not None]
+    assert [len(own) for own in sets] == [3, 3]
+    different = [len({current for row in own for current in currents(row)}) for own in sets]
+    assert min(different) >= 10
+    for chip, most in ((CORES, [4, 4]), (load_profile("se2"), different)):
+        found = [f for f in DynapSim(profile=chip).findings(graph) if f.limit == "base currents per core"]
+        assert [(f.value, f.allowed) for f in found] == [(value, 4) for value in most]
+
+
+def test_a_chip_holds_exactly_the_sums_of_every_core() -> None:
+    graph = of_cores()
+    x = np.asarray(np.random.default_rng(1).integers(-4, 9, (40, 12)) * 8, np.float32)
+    record: dict[str, Array] = {}
+    expected = reference.run(graph, {"x": x}, record)
+    assert 0.1 < record["lif2"].mean() < 0.9
+    for profile in ("ideal", CORES):
+        chip = DynapSim(profile=profile, mismatch=0.0).compile(graph).load(0)
+        np.testing.assert_array_equal(chip.run(x)["out_count"], expected["out_count"])
+    placed = place(graph)
+    for row in range(9):
+        there = graph.params["two.weight"][row] != 0
+        ratio = placed.params["two.weight"][row][there] / graph.params["two.weight"][row][there]
+        assert len(np.unique(ratio)) == 1, "one step for the row: nothing was rounded"
+
+
+@pytest.mark.parametrize("block", [1, 2**17])
+def test_a_register_counts_the_levels_of_its_row(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether rows are computed all at once or one by one."""
+    monkeypatch.setattr("snnc.targets.dynap_sim.registers.BLOCK", block)
+    placed = place(of_cores())
+    name = "two.weight"
+    levels, step = placed.constraints[name].levels, placed.constraints[name].scale
+    assert levels is not None
+    assert step is not None
+    nominal = torch.tensor(placed.params[name])
+    for guard in (0, 7):
+        register = Register(placed, name, nominal, guard)
+        torch.testing.assert_close(register.nominal(), nominal, rtol=0, atol=0)
+        one = torch.ones(register.stored.shape)
+        register.add(pack(one * 2**guard, one * 2**guard))
+        for row, made in enumerate(register.nominal().numpy()):
+            at = np.searchsorted(levels[row], placed.params[name][row] / step[row])
+            np.testing.assert_array_equal(made, levels[row][np.minimum(at + 1, 30)] * step[row])
+        before, apart = register.stored.clone(), torch.tensor(levels[:, -1:] / 15 * step)
+        register.write(apart * (1 - 2 * (before > 0).float()), torch.Generator().manual_seed(0))
+        assert int(((register.stored - before).abs() - 2**guard).abs().max()) <= 1, "one level in the mean"
+        register.write(torch.full(register.stored.shape, 1e9), torch.Generator().manual_seed(0))
+        np.testing.assert_array_equal(register.nominal().numpy(), levels[:, -1:] * step * np.ones((1, 10)))
+
+
+@pytest.mark.parametrize("learning", ["float", "hardware"])
+def test_a_chip_learns_with_the_currents_of_its_cores(learning: str, tmp_path: Path) -> None:
+    """Also behind an artifact that was written and opened again; what was learned can be loaded too."""
+    graph = of_cores()
+    data = data_for(graph, x=np.asarray(np.random.default_rng(0).integers(-4, 9, (40, 12)), np.float32))
+    target = DynapSim(profile=CORES, learning=learning, rate=0.3, width=4.0, warm_up=0.0)  # type: ignore[arg-type]
+    target.compile(graph).bundle.write(tmp_path / "made")
+    artifact = snnc.open(tmp_path / "made")
+    again = artifact.graph.constraints["two.weight"].levels
+    np.testing.assert_array_equal(again, graph.constraints["two.weight"].levels)
+    chip = artifact.load(3)
+    before = chip.device.nominal["two.weight"].clone()  # type: ignore[attr-defined]
+    chip.learn(data.train)  # type: ignore[attr-defined]
+    after = chip.device.nominal["two.weight"]  # type: ignore[attr-defined]
+    assert (after != before).any()
+    constraint = place(graph).constraints["two.weight"]
+    np.testing.assert_array_equal(constraint.project(after.numpy()), after.numpy())
+    chip.calibrate(data)
+    twin = artifact.load(3, chip.state())
+    np.testing.assert_array_equal(twin.run(data.test.x())["out_count"], chip.run(data.test.x())["out_count"])
+
+
+def test_a_kernel_of_its_own_at_every_position_keeps_the_currents_of_its_channel() -> None:
+    """Placing unrolls it, and takes the gain of a channel and the bias of a neuron that stood behind it."""
+    rng = np.random.default_rng(2)
+    b = Builder({"x": (2, 4, 4)}, 6)
+    b("conv1", "conv", b("current", "encode", "x"), weight=rng.normal(size=(6, 2, 3, 3)), pads=(1, 1, 1, 1))
+    bias = rng.integers(-4, 5, (6, 4, 4)) / 2
+    factor = np.array([1, -2, 0.5, 1, -1, 4])
+    b("scale1", "scale", "conv1", factor=factor, bias=bias, bias_at="per-step")
+    graph = b.graph(b("count", "decode", b("lif1", "lif", "scale1", theta=3.5)))
+    made = QuantizeWeights(levels="base-currents", per="core", core=32).run(graph, Context())
+    made = replace(made, constraints={name: c for name, c in made.constraints.items() if name == "conv1.weight"})
+    made = made.edit(params={"scale1.factor": np.asarray(factor, np.float32)})
+    ones = replace(made.constraints["conv1.weight"], scale=np.ones((6, 1, 1, 1), np.float32))
+    weight = ones.project(graph.params["conv1.weight"] * 2)
+    made = made.edit(params={"conv1.weight": weight}, constraints={"conv1.weight": ones})
+    placed = place(made)
+    (name,) = [name for name in placed.params if name.endswith(".weight")]
+    assert placed.params[name].ndim == 6
+    levels = placed.constraints[name].levels
+    assert levels is not None
+    assert len(np.unique(levels, axis=0)) == 3
+    x = {"x": np.asarray(rng.integers(-4, 9, (20, 2, 4, 4)), np.float32)}
+    np.testing.assert_array_equal(reference.run(placed, x)["out_count"], reference.run(made, x)["out_count"])
+
+
+def test_recipes_of_cores_fit_a_strict_chip() -> None:
+    """Each core of the digits example, filled in order, has four currents, one threshold and tonic biases."""
+    graph = load(EXAMPLES / "digits_cnn.onnx")
+    data = files.load(EXAMPLES / "digits.npz", train_samples=150, test_samples=20)
+    target = DynapSim(levels="base-currents", mismatch=0.0, strict=True, reset="zero")
+    passes = [step for step in target.pipeline().passes if not isinstance(step, Trainer)]
+    passes = [replace(step, per="core") if isinstance(step, QuantizeWeights) else step for step in passes]
+    snn, _ = Pipeline(*passes)(graph, data=data)
+    found = target.findings(snn)
+    assert [(f.value, f.allowed) for f in found if f.limit == "base currents per core"] == [(4, 4)] * 4
+    assert all(f.ok for f in found if "per chip" not in f.limit)
+    assert spikes_of_chip(target, snn, data.test.x()) == spikes(target.place(snn), data.test.x())
+
+
+def spikes(placed: Graph, x: Array) -> dict[str, list[int]]:
+    """How often every neuron fired, by layer, in the reference executor."""
+    record: dict[str, Array] = {}
+    reference.run(placed, {"image": x}, record)
+    layers = [node.name for node in placed.nodes if node.op == "lif"]
+    return {name: record[name].sum(axis=0).astype(int).reshape(-1).tolist() for name in layers}
+
+
+def spikes_of_chip(target: DynapSim, graph: Graph, x: Array) -> dict[str, list[int]]:
+    """The same on the device number 0."""
+    chip = target.compile(graph).load(0)
+    stepper = chip.device.stepper({"image": torch.tensor(x)}, 0)  # type: ignore[attr-defined]
+    for _ in range(graph.steps):
+        stepper.step()
+    return {name: count.int().flatten().tolist() for name, count in stepper.count.items()}

@@ -165,7 +165,7 @@ def test_one_gain_for_all_changes_no_answer() -> None:
 def test_a_class_whose_score_never_changes_keeps_its_gain() -> None:
     silent = chip()
     for name, register in silent.block.registers.items():
-        register.stored.zero_()
+        register.restore(np.zeros_like(register.stored.numpy()))
         silent.block.program(name)
     made = OutputGain().repair(silent, samples())
     wanted = teacher_scores(samples().train.x()).mean(0)

@@ -10,7 +10,7 @@ import torch
 from snnc.data import Data
 from snnc.ir import Constraint, Graph
 from snnc.pipeline import Context
-from snnc.train import SLTT
+from snnc.train import LTL, SLTT
 from snnc.train.seen import Seen
 
 START = torch.tensor(np.random.default_rng(0).normal(size=(3, 2, 3, 3)), dtype=torch.float32)
@@ -53,6 +53,29 @@ def test_levels_come_last() -> None:
     constraint = Constraint(bits=4, scale=np.float32(0.25))
     made = Seen(constraint, "cpu", START)(2 * START)
     torch.testing.assert_close(made, torch.tensor(constraint.project(START.numpy())))
+
+
+def test_every_row_has_levels_of_its_own() -> None:
+    above = np.sort(np.random.default_rng(2).uniform(0.2, 4, (3, 4))).astype(np.float32)
+    levels = np.concatenate([-above[:, ::-1], np.zeros((3, 1), np.float32), above], axis=1)
+    constraint = Constraint(3, np.full((3, 1, 1, 1), 0.5, np.float32), MASK, levels)
+    made = Seen(constraint, "cpu")(START)
+    torch.testing.assert_close(made, torch.tensor(constraint.project(START.numpy())), rtol=0, atol=1e-6)
+    assert not torch.equal(made[0], Seen(Constraint(3, np.float32(0.5), MASK, levels[1]), "cpu")(START)[0])
+
+
+def test_training_keeps_weights_on_the_levels_of_their_row(lowered: Callable[[str], Graph], data: Data) -> None:
+    """Two groups of neurons with currents of their own; the weights move, and no weight leaves its group's levels."""
+    recipe = "threshold-layernorm{steps=4},bias-per-step,quantize-weights{levels=base-currents per=core core=8}"
+    graph = lowered(recipe)
+    for rule in (LTL(epochs=2, rate=0.02), SLTT(epochs=2, rate=0.02)):
+        made = rule.fit(graph, Context(data, graph.teacher))
+        assert len(graph.constraints) == 2
+        for name, constraint in graph.constraints.items():
+            assert constraint.levels is not None
+            assert len(np.unique(constraint.levels, axis=0)) == 2
+            assert (made[name] != graph.params[name]).any()
+            np.testing.assert_array_equal(constraint.project(made[name]), made[name])
 
 
 def test_a_rule_that_standardizes_keeps_the_spread_of_every_neuron(lowered: Callable[[str], Graph], data: Data) -> None:

@@ -7,6 +7,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import torch
+
 from snnc.data import Data
 from snnc.pipeline import Progress, silent
 from snnc.targets.dynap_sim.chip import DynapChip
@@ -39,8 +41,8 @@ class OnChip(Repair):
             Traffic(
                 events=sum(chip.fired[layer] for layer in shown) if target.readout == "labels" else 0,
                 sent=math.ceil(neurons * size) * len(data.train),
-                writes=sum(int(r.moved.sum()) for r in registers if not r.bias),
-                settings=sum(int(r.moved.sum()) for r in registers if r.bias),
+                writes=sum(int(r.moved.sum(dtype=torch.float64)) for r in registers if not r.bias),
+                settings=sum(int(r.moved.sum(dtype=torch.float64)) for r in registers if r.bias),
             ),
             data.train.score,
         )

@@ -33,10 +33,10 @@ def program(chip: DynapChip, wanted: Mapping[str, Tensor]) -> Traffic:
     for name, register in chip.block.registers.items():
         if name not in wanted:
             continue
-        before, stored = chip.device.nominal[name].clone(), register.stored
+        before, stored = chip.device.nominal[name].clone(), register.stored.cpu().numpy()
         fits = register.restore(np.asarray(register.standing_for(wanted[name].detach()).cpu().numpy()))
         if not fits or not torch.allclose(register.nominal(), wanted[name].to(before), rtol=1e-5, atol=1e-6):
-            register.stored = stored
+            register.restore(stored)
             raise TargetError(f"'{name}' cannot be set to these values", hint="project them onto its constraint")
         chip.block.program(name)
         changed = int((chip.device.nominal[name] != before).sum())
