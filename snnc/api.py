@@ -179,7 +179,7 @@ def resumable(out: str | Path) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as stop:
-        if checkpoints_of(out).files():
+        if checkpoints_of(out).interrupted:
             stop.add_note("the same command and --resume go on from the last checkpoint")
         raise
 

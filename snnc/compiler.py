@@ -101,8 +101,9 @@ def build(
 ) -> Build:
     """Compile, judge every step, and try the result on simulated devices.
 
-    Trainers keep how far they are in a folder beside the artifact, `OUT.checkpoints`, which is removed at the end. Of
-    several processes (`snnc.train.parallel`) each tries its share of the devices, and only the first writes.
+    Trainers, and the trial on devices, keep how far they are in a folder beside the artifact, `OUT.checkpoints`, which
+    is removed at the end. Of several processes (`snnc.train.parallel`) each tries its share of the devices, and only
+    the first writes.
 
     Args:
         pipeline: passes and trainers instead of the target's own recipe.
@@ -112,7 +113,7 @@ def build(
         chips: devices to try it on, before and after calibration.
         device: where torch computes.
         reading: how the model file is read.
-        resume: what becomes of a training that was interrupted: go on with it (True), begin again (False); if None,
+        resume: what becomes of a compile that was interrupted: go on with it (True), begin again (False); if None,
             there must be none.
         save_every: seconds between two checkpoints within an epoch, at least.
         log: whom trainers tell how they go: `snnc.train.TensorBoard(folder)`.
@@ -152,7 +153,8 @@ def build(
     artifact, layout = _laid_out(chosen, snn, samples)
     why = explained(snn, samples, device, progress)
     ledger.rows += on_test_part(model, reading, graph, snn, samples, device, progress)
-    population, chip_rows = on_chips(artifact, samples, chips, device, progress)
+    kept = None if checkpoints is None else checkpoints.chips
+    population, chip_rows = on_chips(artifact, samples, chips, device, progress, kept)
     ledger.rows += chip_rows
     cost = measure(snn, graph, samples.test.take(COST_SAMPLES).x(), device)
     limits = [*chosen.findings(snn), *layout.findings]

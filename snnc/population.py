@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -133,6 +134,16 @@ class Population:
         if other := [f"{key} {known[key]}, not {mine[key]}" for key in known if known[key] != mine[key]]:
             raise ArtifactError(f"was measured with {'; '.join(other)}", hint="another --out, or --restart")
         return replace(self, before=before, after=after)
+
+
+def known_in(folder: Path | None) -> Bundle | None:
+    """What an interrupted measurement has left in its folder, if there is one and it holds anything.
+
+    Raises:
+        ArtifactError: it holds something else, or is damaged.
+    """
+    held = folder is not None and folder.exists() and any(folder.iterdir())
+    return Bundle.read(folder, "yield") if folder is not None and held else None
 
 
 def population(

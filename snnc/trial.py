@@ -13,7 +13,7 @@ from . import importer
 from .data import BATCH, Data, Split
 from .ir import Array, Graph, Stage
 from .pipeline import Progress, single
-from .population import Spread, population
+from .population import Population, Spread, known_in, population
 from .report import Row
 from .sim import torch as torch_executor
 from .sim.encoding import totals
@@ -69,13 +69,22 @@ def _original(model: str | Path, reading: importer.Options, ann: Graph, split: S
 
 
 def on_chips(
-    artifact: Artifact, data: Data, chips: int, device: str, progress: Progress
+    artifact: Artifact, data: Data, chips: int, device: str, progress: Progress, kept: Path | None = None
 ) -> tuple[list[dict[str, Any]], list[Row]]:
-    """Try the artifact on devices 0..chips-1, before and after one epoch of calibration."""
+    """Try the artifact on devices 0..chips-1, before and after one epoch of calibration.
+
+    Args:
+        kept: folder of what was reached so far, to go on from after an interruption.
+    """
     if not chips:
         return [], []
+
+    def keep(found: Population) -> None:
+        if kept is not None:
+            found.bundle().write(kept)
+
     start = time.perf_counter()
-    found = population(artifact, data, chips, device=device, progress=progress)
+    found = population(artifact, data, chips, device=device, progress=progress, known=known_in(kept), keep=keep)
     took = time.perf_counter() - start
     rows = []
     for step, values, seconds in (("chips", found.before, 0.0), ("chips, calibrated", found.after, took)):

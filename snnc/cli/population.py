@@ -9,9 +9,8 @@ import click
 
 from snnc import api
 from snnc import data as data_files
-from snnc.artifact import Bundle
 from snnc.errors import DataError
-from snnc.population import Population, Spread, population
+from snnc.population import Population, Spread, known_in, population
 from snnc.score import Score
 from snnc.train import parallel
 
@@ -49,8 +48,7 @@ def yield_command(
         score=api.score_of(artifact),
     )  # fmt: skip
     level = _level(floor, samples.test.score)
-    held = out is not None and out.exists() and any(out.iterdir())
-    known = Bundle.read(out, "yield") if out is not None and held else None
+    known = known_in(out)
 
     def keep(found: Population) -> None:
         if out is not None:

@@ -18,6 +18,7 @@ import itertools
 import math
 import os
 import re
+import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -76,9 +77,19 @@ class Checkpoints:
         """
         if resume is False:
             self.remove()
-        elif resume is None and self.files():
+        elif resume is None and self.interrupted:
             hint = "--resume goes on with it, --restart begins again"
             raise CheckpointError("there is an interrupted training", at=str(self.folder), hint=hint)
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether there is anything to go on from."""
+        return bool(self.files()) or self.chips.is_dir()
+
+    @property
+    def chips(self) -> Path:
+        """Where a compile keeps what the devices have reached that it has tried behind the trainings."""
+        return self.folder / "chips"
 
     def files(self, training: int | None = None) -> list[Path]:
         """The checkpoints (of one training), oldest first.
@@ -100,6 +111,9 @@ class Checkpoints:
             return
         for path in [*self.files(), *self.folder.glob(".*.safetensors.part")]:
             path.unlink(missing_ok=True)
+        for place in [self.chips, *self.folder.glob(f".{self.chips.name}.*")]:
+            if place.is_dir() and not place.is_symlink():
+                shutil.rmtree(place, ignore_errors=True)
         with contextlib.suppress(OSError):
             self.folder.rmdir()
 

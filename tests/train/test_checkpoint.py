@@ -17,6 +17,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from snnc import population as population_file
 from snnc.data import Data
 from snnc.errors import CheckpointError
 from snnc.ir import Array, Graph
@@ -484,3 +485,35 @@ def test_kill_9_and_resume(snnc, tmp_path: Path) -> None:  # type: ignore[no-unt
     assert not folder.exists()
     for path in (tmp_path / "whole").iterdir():
         assert (out / path.name).read_bytes() == path.read_bytes(), path.name
+
+
+def test_an_interrupted_trial_on_devices_goes_on(snnc, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+    tried, seeds = population_file._tried, list[int]()
+
+    def interrupted_at_2(artifact: Any, data: Data, seed: int, *rest: Any) -> tuple[float, float]:
+        seeds.append(seed)
+        if seeds == [0, 1, 2]:
+            raise KeyboardInterrupt
+        return tried(artifact, data, seed, *rest)
+
+    assert snnc(*compiling(tmp_path / "whole", "--chips", "4")).code == 0
+    monkeypatch.setattr(population_file, "_tried", interrupted_at_2)
+    out, folder = tmp_path / "stopped", tmp_path / "stopped.checkpoints"
+    ended = snnc(*compiling(out, "--chips", "4"))
+    assert ended.code == 130
+    assert "--resume" in ended.err
+    for path in folder.glob("*.safetensors"):
+        path.unlink()  # as of a pipeline that trains nothing
+    assert "there is an interrupted" in snnc(*compiling(out, "--chips", "4")).err
+    other = ("--target", "dynap-sim{steps=4 epochs=2 mismatch=0.1}")
+    refused = snnc(*compiling(out, "--chips", "4", "--resume", *other))
+    assert refused.code == 2
+    assert "--restart" in refused.err
+    assert snnc(*compiling(out, "--chips", "4", "--resume")).code == 0
+    assert seeds == [0, 1, 2, 2, 3]
+    assert not folder.exists()
+    for path in (tmp_path / "whole").iterdir():
+        assert (out / path.name).read_bytes() == path.read_bytes(), path.name
+    ended = snnc(*compiling(out, "--chips", "1", "--restart"))
+    assert ended.code == 0
+    assert seeds[5:] == [0]
