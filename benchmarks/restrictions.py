@@ -34,7 +34,7 @@ RECIPES = {
     "instead: steps per channel, thresholds averaged": "limit-fan-in,quantize-weights,share-thresholds",
     "instead: four base currents per layer, tonic": (
         "limit-fan-in{k=63},quantize-weights{per=tensor levels=base-currents},share-thresholds,"
-        "limit-biases{method=tonic}"
+        "limit-biases{method=tonic core=1048576}"
     ),
     "instead: SE1, weights of one bit and a sign": (
         "limit-fan-in{k=63},quantize-weights{per=core bits=2},share-thresholds,limit-biases{method=tonic bits=2}"

@@ -3,13 +3,16 @@ r"""Give biases a form that the hardware has. Chips with shared currents have no
 In units of each neuron's own weight step (of its threshold, while weights are free) x = b / s, per core:
 
     dc-bit   x_i -> m_i I,  m_i in {0, 1}, I > 0     every neuron switches the one direct current of its core
-    tonic    x_i -> q_i c,  q_i an integer           a channel that always fires; its synapse is one connection more
+    tonic    x_i -> l_i c,  l_i one of the levels L  a channel that always fires; its synapse is one connection more
     fold     W_i -> k_i W_i,  b_i -> 0               no bias: a gain, or a threshold of theta / k_i (`snnc.sim.gains`)
 
     dc-bit   I, m = argmin sum_i (x_i - m_i I)^2: of the largest k biases I is the mean; the best k has the largest
              (sum of them)^2 / k. Biases below 0 have no current to stand for them and are lost.
-    tonic    c is the one of `RATIOS` * max|x| / (2**(bits-1) - 1) with the smallest squared error. The channel fires
-             c / s times a step, evenly; slow synapses make a constant current of that. One channel a core.
+    tonic    L are the levels of the layer's weights, where these are a set that is the same for both signs: sums of
+             base currents are masks over currents that a core has once, and a tonic synapse is one more mask over
+             them. Else L are the integers up to 2**(bits-1) - 1. c is free, the gain of a synapse type of its own: the
+             one of `RATIOS` * max_i (|x_i| / max L_i) with the least sum of (x_i - l_i c)^2. The channel fires c times
+             a step, evenly; slow synapses make a constant current of that. One channel and one c a core.
     fold     needs data, weights that are still free, and nothing of the chip. A bias whose neurons nothing else
              drives has no gain to stand for it and is lost.
 
@@ -25,7 +28,8 @@ from typing import Literal
 import numpy as np
 
 from snnc.errors import GraphError, PipelineError
-from snnc.ir import WEIGHTED, Array, Constraint, Graph, Node, Stage, roles
+from snnc.ir import LAYERS, WEIGHTED, Array, Constraint, Graph, Node, Stage, roles
+from snnc.ir.graph import nearest
 from snnc.pipeline import Context, Pass
 from snnc.sim.cores import CORE, channels_per_core, filled, weight_steps
 from snnc.sim.gains import gains
@@ -44,7 +48,7 @@ class LimitBiases(Pass):
 
     Attributes:
         method: see above.
-        bits: of a tonic synapse.
+        bits: of a tonic synapse where the weights' levels are integers.
         core: neurons of a core.
         samples: training samples that gains are seen over.
     """
@@ -80,7 +84,7 @@ class LimitBiases(Pass):
         for node in layers:
             name = roles(node, graph.params)["bias"]
             bias = graph.params[name]
-            constraint = self._constraint(bias, _unit(graph, node, bias), _cores(node, bias, self.core))
+            constraint = self._switched(graph, node) if self.method == "dc-bit" else self._tonic(graph, node)
             if _like(graph.constraints.get(name), constraint) or not bias.any():
                 continue
             constraints[name] = constraint
@@ -119,14 +123,26 @@ class LimitBiases(Pass):
             )
         return _constrained(graph.edit(nodes.values(), params=params))
 
-    def _constraint(self, bias: Array, unit: Array, cores: Array) -> Constraint:
-        """The levels of a bias, with one current for each core."""
+    def _switched(self, graph: Graph, node: Node) -> Constraint:
+        """The levels of a bias that is a bit, with one current for each core."""
+        bias = graph.params[roles(node, graph.params)["bias"]]
+        unit, cores = _unit(graph, node, bias), _cores(node, bias, self.core)
         values, scale = bias.astype(np.float64) / unit, np.zeros(bias.shape)
         for core in np.unique(cores):
-            own = values[cores == core]
-            scale[cores == core] = direct_current(own) if self.method == "dc-bit" else tonic_step(own, self.bits)
-        step = np.asarray(scale * unit, np.float32)
-        return Constraint(1, step, None, SWITCH) if self.method == "dc-bit" else Constraint(self.bits, step)
+            scale[cores == core] = direct_current(values[cores == core])
+        return Constraint(1, np.asarray(scale * unit, np.float32), None, SWITCH)
+
+    def _tonic(self, graph: Graph, node: Node) -> Constraint:
+        """The levels of a bias that is a tonic synapse, with one step for each core."""
+        bias = graph.params[roles(node, graph.params)["bias"]]
+        weights = _sums(graph, node)
+        bits, levels = (self.bits, integers(self.bits)) if weights is None else weights
+        unit, cores = _unit(graph, node, bias), _cores(node, bias, self.core, whole=weights is not None)
+        values, scale = bias.astype(np.float64) / unit, np.zeros(bias.shape)
+        for core in np.unique(cores):
+            mine = cores == core
+            scale[mine] = tonic_step(values[mine], _of_rows(levels, mine))
+        return Constraint(bits, np.asarray(scale * unit, np.float32), None, None if weights is None else levels)
 
     def _cost(self, before: Array, after: Array) -> str:
         """Where the biases of a layer went, and how far off they are."""
@@ -151,15 +167,25 @@ def direct_current(values: Array) -> float:
     return float(ranked[: best + 1].mean())
 
 
-def tonic_step(values: Array, bits: int) -> float:
-    """The step c with the least sum of (x_i - q_i c)^2 over integers |q_i| < 2**(bits-1); see above."""
-    top, largest = 2 ** (bits - 1) - 1, float(np.abs(values).max())
+def tonic_step(values: Array, levels: Array) -> float:
+    """The step c with the least sum of (x_i - l_i c)^2 over levels l_i; see above.
+
+    Args:
+        values: [n].
+        levels: ascending, one set [L], or one for each value, [n, L].
+    """
+    largest = float((np.abs(values) / levels.max(axis=-1)).max())
     if not largest:
         return 1.0
-    steps = np.array(RATIOS) * largest / top
-    levels = np.clip(np.rint(values[None] / steps[:, None]), -top, top)
-    errors = np.square(levels * steps[:, None] - values[None]).sum(axis=1)
-    return float(steps[errors.argmin()])
+    steps = np.array(RATIOS) * largest
+    errors = [np.square(nearest(values / step, levels) * step - values).sum() for step in steps]
+    return float(steps[np.argmin(errors)])
+
+
+def integers(bits: int) -> Array:
+    """The levels of so many bits, one of them the sign."""
+    top = 2 ** (bits - 1) - 1
+    return np.arange(-top, top + 1, dtype=np.float64)
 
 
 def _biased(graph: Graph, node: Node) -> bool:
@@ -178,11 +204,36 @@ def _constrained(graph: Graph) -> Graph:
     return graph.edit(constraints=every, stage=Stage.CONSTRAINED)
 
 
-def _cores(node: Node, bias: Array, core: int) -> Array:
-    """The core of every element of a bias: [] or [C] stands for whole channels."""
+def _cores(node: Node, bias: Array, core: int, whole: bool = False) -> Array:
+    """The core of every element of a bias: [] or [C] stands for whole channels.
+
+    Args:
+        whole: the cores of a channel count as one.
+    """
+    together = channels_per_core(node.type.shape, core)
+    if whole:
+        channel = np.arange(len(bias)).reshape(-1, *[1] * (bias.ndim - 1))
+        return np.asarray(np.broadcast_to(channel // together, bias.shape))
     if bias.shape == node.type.shape:
         return filled(bias.shape, core)
-    return np.arange(bias.size).reshape(bias.shape) // channels_per_core(node.type.shape, core)
+    return np.arange(bias.size).reshape(bias.shape) // together
+
+
+def _sums(graph: Graph, node: Node) -> tuple[int, Array] | None:
+    """The bits and the levels of a layer's weights, where these are a set that is the same for both signs."""
+    limit = graph.constraints.get(_weight(graph, node)) if node.op in LAYERS else None
+    if limit is None or limit.levels is None or not np.array_equal(limit.levels, -limit.levels[..., ::-1]):
+        return None
+    assert limit.bits is not None
+    return limit.bits, limit.levels
+
+
+def _of_rows(levels: Array, mine: Array) -> Array:
+    """The levels of these elements of a bias: one set, or where their rows differ one for each, [n, L]."""
+    if levels.ndim == 1:
+        return levels
+    each = levels[np.nonzero(mine)[0]]
+    return np.asarray(each[0] if (each == each[0]).all() else each)
 
 
 def _unit(graph: Graph, node: Node, bias: Array) -> Array:
@@ -214,8 +265,11 @@ def _times(weight: Array, gain: Array, node: Node) -> Array:
 
 
 def _like(before: Constraint | None, wanted: Constraint) -> bool:
-    """Whether a bias obeys a constraint of this kind already, of as many bits and with as many cores."""
+    """Whether a bias obeys a constraint of this kind already, of as many bits, the same levels and as many cores."""
     if before is None or before.scale is None or wanted.scale is None:
         return False
-    same = before.bits == wanted.bits and (before.levels is None) == (wanted.levels is None)
-    return same and before.scale.shape == wanted.scale.shape
+    if before.bits != wanted.bits or before.scale.shape != wanted.scale.shape:
+        return False
+    if before.levels is None or wanted.levels is None:
+        return before.levels is wanted.levels
+    return np.array_equal(before.levels, wanted.levels)

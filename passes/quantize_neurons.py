@@ -171,11 +171,13 @@ def _onto(graph: Graph, name: str, neuron: Node) -> Iterable[Node]:
 
 def _plain(graph: Graph, layer: Node) -> Node:
     """The layer itself, if it weighs spikes (or the input) with integer levels of one step a channel."""
-    constraint = graph.constraints.get(roles(layer, graph.params)["weight"], Constraint())
+    own = roles(layer, graph.params)
+    constraint = graph.constraints.get(own["weight"], Constraint())
     if constraint.scale is None or constraint.bits is None:
         raise GraphError("weights are not quantized", at=layer.at, hint="quantize-weights before")
-    if constraint.levels is not None and (np.rint(constraint.levels) != constraint.levels).any():
-        raise GraphError("levels that are no integers", at=layer.at, hint="quantize-weights{levels=symmetric}")
+    for levels in (graph.constraints.get(name, Constraint()).levels for name in own.values()):
+        if levels is not None and (np.rint(levels) != levels).any():
+            raise GraphError("levels that are no integers", at=layer.at, hint="quantize-weights{levels=symmetric}")
     if constraint.scale.size not in (1, constraint.scale.shape[0]):
         raise GraphError("weight steps differ within a channel", at=layer.at)
     name = graph.values(layer)[0]

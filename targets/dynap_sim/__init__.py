@@ -45,7 +45,7 @@ from .levels import repeatable
 from .limits import findings_of, limits_of, most_bits
 from .mismatch import SIGMA, SPREADS, Excitatory, Preset, Sharing
 from .place import MOST_BITS, host_readout, place
-from .profile import BUILT_IN, Profile, from_json, load_profile
+from .profile import BUILT_IN, MANY, Profile, from_json, load_profile
 
 PROFILE, DEFECTS = "profile.json", "defects.csv"
 """The files of an artifact that hold the chip description and, if there is one, the list of defects."""
@@ -178,7 +178,7 @@ class DynapSim(Target, Attaching, Laying):
         else:
             to_chip += [QuantizeWeights(bits=bits)]
         if tonic:
-            to_chip += [LimitBiases("tonic", bits, core)]
+            to_chip += [LimitBiases("tonic", bits, MANY if self.levels == "base-currents" else core)]
         return Pipeline(
             FoldBatchNorm(),
             DropRounding(),

@@ -30,9 +30,9 @@ from snnc.target import Finding
 
 from .biases import direct_currents
 from .dpi import Circuit
+from .needs import base_currents
 from .place import Layer
 from .profile import BiasGenerator, Profile
-from .shared import base_currents
 from .unchain import spread
 
 ROUNDING = "rounding of currents, %"

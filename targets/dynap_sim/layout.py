@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import numpy as np
 
 from snnc.artifact import Bundle, canonical, pack, unpack
@@ -15,16 +18,16 @@ from .mapping import Mapping, Mesh, expected_spikes, map_neurons, netlist, traff
 from .mapping.chips import allowed_words
 from .mapping.netlist import Netlist
 from .mismatch import sites_on
-from .place import place
+from .needs import alike
+from .place import Layer, counted, place
 from .profile import Profile
+from .shared import findings as kept
 
 MAPPING, TRAFFIC = "mapping.safetensors", "traffic.json"
 """Files of an artifact: the core, chip, words and tags of every neuron; what that costs, core by core."""
 MOST = 2**25
 """Connections of a network that is laid out; of more, memory would run out."""
 WORDS, TAGS = "destinations per neuron", "tags"
-DIGITS = 5
-"""Digits of a threshold by which neurons are told apart."""
 
 
 def laid_out(graph: Graph, chip: Profile, strict: bool, x: Samples) -> Layout:
@@ -46,7 +49,12 @@ def laid_out(graph: Graph, chip: Profile, strict: bool, x: Samples) -> Layout:
         chip.tag_bits, chip.hop_range,
     )  # fmt: skip
     nets = netlist(placed, expected_spikes(placed, x))
-    mapping = map_neurons(nets, mesh, group=groups(placed, chip))
+    layers = counted(graph)
+    mapping = map_neurons(nets, mesh, group=groups(layers, chip))
+    broken = [f for f in kept([(one, mapping.core[one.neuron.name]) for one in layers], chip, strict) if not f.ok]
+    if broken and strict:
+        problems = [TargetError(f"{f.limit} {f.value:g}, the chip has {f.allowed:g}: {f.note}") for f in broken]
+        raise TargetError.gather("cores of the layout cannot share what they must", problems)
     if problems := violations(nets, mapping):
         if strict:
             raise TargetError.gather("the network cannot be laid out on the chips", problems)
@@ -58,6 +66,7 @@ def laid_out(graph: Graph, chip: Profile, strict: bool, x: Samples) -> Layout:
     findings = (
         Finding(WORDS, words + excess, words, "", strict, "", chip.source("destinations")),
         Finding(TAGS, highest, mesh.tags, "", strict, "", chip.source("tag_bits")),
+        *(replace(f, note=f"as laid out: {f.note}") for f in broken),
     )
     expense = Expense.of(found, chip, graph.steps)
     return Layout(
@@ -101,28 +110,17 @@ def _stored(placed: Graph, bundle: Bundle) -> dict[str, Array] | None:
     return {name: core[name] for name in shapes}
 
 
-def groups(placed: Graph, chip: Profile) -> dict[str, Array] | None:
+def groups(layers: Sequence[Layer], chip: Profile) -> dict[str, Array] | None:
     """Numbers of groups, by layer of neurons in its shape: neurons of one group can share what a core has one of.
 
-    None where neurons differ more than there are cores: what a core shares is broken anyway, and the limits say so.
+    None where neurons differ more than there are cores: what a core shares is broken then, and the findings say so.
     """
     if not chip.shared_per_core:
         return None
-    layers = [node for node in placed.nodes if node.op == "lif"]
-    rows = []
-    for node in layers:
-        own = roles(node, placed.params)
-        values = [placed.params[own[role]] for role in ("theta", "alpha", "u0")]
-        rows.append(np.stack([np.broadcast_to(value, node.type.shape).reshape(-1) for value in values], axis=1))
-    table = np.concatenate(rows).astype(np.float64)
-    rounded = np.array([float(f"{value:.{DIGITS}g}") for value in np.unique(table)])
-    table = rounded[np.searchsorted(np.unique(table), table)]
-    _, number = np.unique(table, axis=0, return_inverse=True)
-    if number.max(initial=0) + 1 > core_count(cores(placed, chip.neurons_per_core)):
+    found = alike(layers, chip.weight_coding == "masks")
+    if max(int(number.max()) for number in found) >= core_count(cores(layers[0].graph, chip.neurons_per_core)):
         return None
-    ends = np.cumsum([len(row) for row in rows])[:-1]
-    parts = np.split(number.reshape(-1), ends)
-    return {node.name: part.reshape(node.type.shape) for node, part in zip(layers, parts, strict=True)}
+    return {one.neuron.name: number for one, number in zip(layers, found, strict=True)}
 
 
 def _connections(placed: Graph) -> int:

@@ -51,7 +51,7 @@ def findings_of(graph: Graph, chip: Profile, bits: int, strict: bool, steps: int
     found = [*_connections(graph, layers, chip), *_bits(graph, chip, bits)]
     found += _potentials(graph, layers, chip, bits, steps)
     for layer in layers:
-        found += shared.findings(layer, placed[layer.neuron.name], chip, strict)
+        found += shared.findings([(layer, placed[layer.neuron.name])], chip, strict, layer.neuron.name)
         if generator.limit(chip):
             found.append(generator.finding(layer, placed[layer.neuron.name], chip))
     neurons, used = sum(core.size for core in placed.values()), core_count(placed)

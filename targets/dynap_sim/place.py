@@ -299,12 +299,22 @@ class Layer:
         return replace(node, op=op, inputs=(_reads(self.graph, node)[0], *names))
 
     def _bias(self, node: Node, name: str) -> tuple[Array, Constraint]:
-        """A bias in weight steps: any multiple of 1/f, or the levels that it was given."""
+        """A bias in weight steps: any multiple of 1/f, or levels that it was given (of a set: each rounded to 1/f)."""
         bias = spread(self.graph.params[name], node.type.shape)
         given = self.graph.constraints.get(name, Constraint())
         if given.bits is None or given.scale is None or given.bits > MOST_BITS:
             return self._snap(bias / self.units(node)), Constraint(ANALOG_BITS, np.array(1 / self.fine, np.float32))
         scale = spread(given.scale, node.type.shape)
+        if given.levels is not None and given.bits != BIT:
+            rows = (scale / self.units(node)).reshape(len(scale), -1)
+            if not (rows == rows[:, :1]).all():
+                why = "tonic synapses of one channel have steps that differ"
+                raise TargetError(why, at=node.at, hint="limit-biases{method=tonic}")
+            levels = self._snap(rows[:, :1] * given.levels)
+            levels[:, -1] = np.maximum(levels[:, -1], 1 / self.fine)
+            levels[:, 0] = -levels[:, -1]
+            placed = Constraint(given.bits, np.ones_like(scale), None, levels)
+            return placed.project(bias / self.units(node)), placed
         step = np.maximum(self._snap(scale / self.units(node)), np.float32(1 / self.fine))
         return np.asarray(np.rint(bias / scale) * step, np.float32), Constraint(given.bits, step, None, given.levels)
 
@@ -313,9 +323,9 @@ class Layer:
 
 
 def tonic(graph: Graph, bias: str) -> bool:
-    """Whether a bias is a synapse of a channel that always fires: it has integer levels (see pass limit-biases)."""
+    """Whether a bias is a synapse of a channel that always fires: it has levels of several bits (pass limit-biases)."""
     constraint = graph.constraints.get(bias)
-    return constraint is not None and constraint.levels is None and BIT < (constraint.bits or 0) <= MOST_BITS
+    return constraint is not None and BIT < (constraint.bits or 0) <= MOST_BITS
 
 
 def _sets_unit(node: Node) -> int:

@@ -8,29 +8,30 @@ ratios are facts about the network.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import TypeAlias
 
 import numpy as np
 
-from snnc.ir import LAYERS, Array, Constraint, attr_ints, roles
+from snnc.ir import LAYERS, Array, attr_ints, roles
 from snnc.sim.cost import connected
 from snnc.target import Finding
 
-from .biases import direct_currents, tonic_words
-from .levels import currents, in_levels
+from .biases import direct_currents, tonic_steps, tonic_words
+from .levels import in_levels
+from .needs import base_currents, different, distinct, fewest, joined, leaks, starts, thresholds, tonic_currents
 from .place import Layer
 from .profile import Profile
 from .unchain import spread
 
-SAME = 1e-5
-"""Relative differences below this are roundings of float32."""
 THRESHOLDS, LEAKS, STARTS = "thresholds per core", "leaks per core", "start potentials per core"
-BASES, DIRECT = "base currents per core", "direct currents per core"
+BASES, DIRECT, TONIC = "base currents per core", "direct currents per core", "tonic steps per core"
 BINDS: Mapping[str, tuple[str, ...]] = {
     "threshold": (THRESHOLDS, STARTS),
     "tau_mem": (LEAKS,),
     "base_weights": (BASES,),
     "dc": (DIRECT,),
+    "gain": (TONIC,),
 }
 """The limits that follow from what a core shares."""
 REMEDY = {
@@ -39,13 +40,16 @@ REMEDY = {
     STARTS: "share-thresholds",
     BASES: "quantize-weights{per=core}, fewer bits",
     DIRECT: "limit-biases",
+    TONIC: "limit-biases{method=tonic}",
 }
+Parts: TypeAlias = Sequence[tuple[Layer, Array]]
+"""Layers, each with the core of every neuron in its shape."""
 
 
 def limits(profile: Profile) -> dict[str, float]:
     """How many different values a core has room for, by limit; only what the chip shares."""
     bases = profile.weight_bits if profile.weight_coding == "masks" else 1
-    room = {THRESHOLDS: 1, LEAKS: 1, STARTS: 1, BASES: bases, DIRECT: 1}
+    room = {THRESHOLDS: 1, LEAKS: 1, STARTS: 1, BASES: bases, DIRECT: 1, TONIC: 1}
     return {name: room[name] for shared in profile.shared_per_core for name in BINDS.get(shared, ())}
 
 
@@ -57,19 +61,19 @@ def sources(profile: Profile) -> dict[str, str]:
     return found
 
 
-def findings(layer: Layer, core: Array, profile: Profile, wall: bool) -> list[Finding]:
-    """How one layer stands to what its cores share.
+def findings(parts: Parts, profile: Profile, wall: bool, at: str = "") -> list[Finding]:
+    """How layers stand to what their cores share.
 
     Args:
-        core: of every neuron, in the shape of the layer.
         wall: whether more than there is room for is refused.
+        at: the layer, where it is one.
     """
     room, said = limits(profile), sources(profile)
     found = []
     for name in room:
-        most, note = _measured(name, layer, core, profile)
+        most, note = _measured(name, parts, profile)
         over = f"{note}; try {REMEDY[name]}" if most > room[name] else ""
-        found.append(Finding(name, most, room[name], layer.neuron.name, wall, over, said[name]))
+        found.append(Finding(name, most, room[name], at, wall, over, said[name]))
     return found
 
 
@@ -93,80 +97,47 @@ def words(layer: Layer, repeated: bool) -> int:
     return int(total.max())
 
 
-def _measured(name: str, layer: Layer, core: Array, profile: Profile) -> tuple[int, str]:
+def _measured(name: str, parts: Parts, profile: Profile) -> tuple[int, str]:
     """The most different values in a core, and what they are like."""
     if name == BASES:
-        masks = profile.weight_coding == "masks"
-        return _bases(layer, core, masks), "sizes of synapses that are not sums of so many currents"
+        most = _bases(parts, profile.weight_coding == "masks")
+        return most, "sizes of synapses that are not sums of so many currents"
+    if name == TONIC:
+        where, steps = joined(tonic_steps(*part) for part in parts)
+        most = max((different(steps[where == one]) for one in np.unique(where)), default=0)
+        return most, "steps of tonic synapses, whose type has one gain"
+    core = np.concatenate([core.reshape(-1) for _, core in parts])
     if name == DIRECT:
-        return _direct(layer, core, "dc" in profile.per_neuron_bits)
-    role = {THRESHOLDS: "theta", STARTS: "u0", LEAKS: "alpha"}[name]
-    given = layer.graph.params[roles(layer.neuron, layer.graph.params)[role]]
-    values = np.asarray(spread(given, core.shape), np.float64)
-    if name == THRESHOLDS:
-        values /= layer.unit
-    elif name == STARTS:
-        values /= spread(layer.graph.params[roles(layer.neuron, layer.graph.params)["theta"]], core.shape)
-    most = max(_different(values[core == one]) for one in np.unique(core))
+        values = np.concatenate([direct_currents(layer).reshape(-1) for layer, _ in parts])
+        return _direct(values, core, "dc" in profile.per_neuron_bits)
+    of = {THRESHOLDS: thresholds, LEAKS: leaks, STARTS: starts}[name]
+    values = np.concatenate([of(layer).reshape(-1) for layer, _ in parts])
+    most = max(different(values[core == one]) for one in np.unique(core))
     return most, _spread(values, core)
 
 
-def _direct(layer: Layer, core: Array, switched: bool) -> tuple[int, str]:
+def _direct(values: Array, core: Array, switched: bool) -> tuple[int, str]:
     """Different direct currents in the core that has most, 0 left out where every neuron can switch its own off.
 
     One below 0 counts as one too many: no direct current takes charge away.
     """
-    values = direct_currents(layer)
     below = int((values < 0).sum())
     most = 0
     for one in np.unique(core):
         own = values[core == one]
-        most = max(most, _different(own[own != 0] if switched else own))
+        most = max(most, different(own[own != 0] if switched else own))
     size = f", root mean square {np.sqrt(np.square(values).mean()):.2g} weight steps"
     return max(most, 2 * (below > 0)), f"free analog biases, {below} of {values.size} neurons below 0{size}"
 
 
-def base_currents(layer: Layer, core: Array, masks: bool) -> tuple[Array, Array]:
-    """The core of every synapse of a layer, and a current that it is a sum of, in its neuron's weight steps: [n] each.
+def _bases(parts: Parts, masks: bool) -> int:
+    """Currents that the core with most of them must be given, for all its synapses to be sums of them.
 
-    Integers of b bits, one of them the sign, are sums of b - 1 currents (masks), or one current many times; base
-    currents are themselves; a pool, and a weight alone, is one.
+    Those of tonic synapses times the gain of their type that needs the fewest.
     """
-    cores, sizes = [], []
-    for node in layer.synapses:
-        shape = node.type.shape
-        size = (layer.own_unit(node, shape) / layer.units(node))[..., None]
-        if node.op in LAYERS and (masks or layer.levels(node).levels is not None):
-            size = size * _currents(layer.levels(node), shape)
-        cores.append(np.repeat(core.reshape(-1)[layer.where[node.name]].reshape(-1), size.shape[-1]))
-        sizes.append(size.reshape(-1))
-    return np.concatenate(cores), np.concatenate(sizes)
-
-
-def _bases(layer: Layer, core: Array, masks: bool) -> int:
-    """Currents that the core with most of them must be given, for the synapses of this layer to be sums of them."""
-    where, sizes = base_currents(layer, core, masks)
-    return max(_different(sizes[where == one]) for one in np.unique(where))
-
-
-def _currents(constraint: Constraint, shape: tuple[int, ...]) -> Array:
-    """The currents [..., k] that make the levels of a layer's neurons; `shape` is theirs, each first axis a row."""
-    if constraint.levels is None:
-        return np.asarray(2.0 ** np.arange(max(1, (constraint.bits or 1) - 1)))
-    if constraint.levels.ndim == 1:
-        return np.array(currents(constraint.levels))
-    rows = [currents(own) for own in constraint.levels]
-    most = max(map(len, rows))
-    table = np.array([[*own, *[own[-1]] * (most - len(own))] for own in rows])
-    return table.reshape(-1, *[1] * (len(shape) - 1), most)
-
-
-def _different(values: Array) -> int:
-    """How many values differ by more than rounding."""
-    if not values.size:
-        return 0
-    ordered = np.unique(values)
-    return 1 + int((np.diff(ordered) > SAME * np.abs(ordered).max()).sum())
+    where, sizes = joined(base_currents(*part, masks) for part in parts)
+    tonic_at, tonic = joined(tonic_currents(*part, masks) for part in parts)
+    return max(fewest(distinct(sizes[where == one]), distinct(tonic[tonic_at == one])) for one in np.unique(where))
 
 
 def _spread(values: Array, core: Array) -> str:

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from snnc.errors import GraphError, PipelineError
-from snnc.ir import Array, Constraint, Graph, Stage, to_text, verify
+from snnc.ir import Array, Constraint, Graph, Stage, parse, to_text, verify
 from snnc.passes import LimitBiases
-from snnc.passes.limit_biases import RATIOS, direct_current, tonic_step
+from snnc.passes.limit_biases import RATIOS, direct_current, integers, tonic_step
 from snnc.pipeline import Context, Pipeline
 from snnc.sim.reference import run
 from tests.conftest import Golden
@@ -64,7 +64,7 @@ def test_no_other_ratio_has_a_smaller_error(values: Array, bits: int) -> None:
 
     largest = np.abs(values).max() or 1.0
     least = min(error(ratio * largest / top) for ratio in RATIOS)
-    assert error(tonic_step(values, bits)) <= least + 1e-12
+    assert error(tonic_step(values, integers(bits))) <= least + 1e-12
 
 
 def test_every_core_has_one_current_and_every_channel_a_bit() -> None:
@@ -99,6 +99,80 @@ def test_tonic_synapses_are_integers_of_a_step_per_core() -> None:
     levels = new.params["conv.bias"] / constraint.scale
     np.testing.assert_allclose(levels, np.rint(levels), atol=1e-5)
     assert notes[0].startswith("conv: 4 of 4 biases are a tonic synapse, one connection more; off by ")
+
+
+SUMS = np.array([[-3.5, -2.5, -1, 0, 1, 2.5, 3.5], [-3, -2, -1, 0, 1, 2, 3]], np.float32)
+"""Of the currents 1 and 2.5, and of 1 and 2."""
+
+
+def on_sums(bias: object, levels: Array, **options: object) -> Graph:
+    """The network with weights of 1 on a set of levels of two currents, one for all or one for each channel."""
+    graph = network(bias, **options)  # type: ignore[arg-type]
+    limit = Constraint(2, np.ones((4, 1, 1, 1), np.float32), None, np.asarray(levels, np.float32))
+    return graph.edit(constraints={"conv.weight": limit}, stage=Stage.CONSTRAINED)
+
+
+def test_tonic_synapses_are_masks_over_the_currents_of_the_weights() -> None:
+    """7 and -5 are 3.5 and -2.5 times 2. Idempotent, and the same when read from text."""
+    new, _ = limited(on_sums([7, -5, 0.35, 0.1], SUMS[0]), method="tonic")
+    np.testing.assert_allclose(new.params["conv.bias"], [7, -5, 0.35, 0.1], rtol=1e-6)
+    constraint = new.constraints["conv.bias"]
+    np.testing.assert_array_equal(constraint.levels, SUMS[0])
+    assert constraint.bits == 2, "as many as the weights have"
+    np.testing.assert_allclose(np.asarray(constraint.scale), [2, 2, 0.1, 0.1], rtol=1e-6)
+    again = parse(to_text(new), new.arrays())
+    assert to_text(again) == to_text(new)
+    np.testing.assert_array_equal(again.constraints["conv.bias"].levels, SUMS[0])
+
+
+def test_a_channel_takes_the_sums_of_its_own_row() -> None:
+    """Two cores with currents of their own; and two rows of one core that differ, with one step for both."""
+    new, _ = limited(on_sums([7, -5, 1.5, 0.5], SUMS[[0, 0, 1, 1]]), method="tonic")
+    np.testing.assert_allclose(new.params["conv.bias"], [7, -5, 1.5, 0.5], rtol=1e-6)
+    np.testing.assert_array_equal(new.constraints["conv.bias"].levels, SUMS[[0, 0, 1, 1]])
+    new, _ = limited(on_sums([7, 6, 3.5, 3], SUMS[[0, 1, 0, 1]]), method="tonic")
+    np.testing.assert_allclose(new.params["conv.bias"], [7, 6, 3.5, 3], rtol=1e-6)
+    np.testing.assert_allclose(np.asarray(new.constraints["conv.bias"].scale), [2, 2, 1, 1], rtol=1e-6)
+
+
+@given(VALUES, st.integers(0, 2**31))
+def test_no_other_ratio_of_sums_has_a_smaller_error(values: Array, seed: int) -> None:
+    levels = SUMS.astype(np.float64)[np.random.default_rng(seed).integers(0, 2, len(values))]
+    largest = (np.abs(values) / levels[:, -1]).max() or 1.0
+
+    def error(step: float) -> float:
+        return float(np.square(values[:, None] - levels * step).min(axis=1).sum())
+
+    assert error(tonic_step(values, levels)) <= min(error(ratio * largest) for ratio in RATIOS) + 1e-9
+
+
+def test_levels_that_lack_a_sign_are_none_of_a_bias() -> None:
+    new, _ = limited(on_sums([7, -3, 1, 0], np.array([-1, 0, 1, 2])), method="tonic")
+    assert new.constraints["conv.bias"].levels is None
+
+
+def test_other_currents_of_the_weights_are_other_levels_of_the_bias() -> None:
+    new, _ = limited(on_sums([7, -5, 0.35, 0.1], SUMS[0]), method="tonic")
+    other = new.edit(constraints={"conv.weight": on_sums([0] * 4, SUMS[1]).constraints["conv.weight"]})
+    new, _ = limited(other, method="tonic")
+    np.testing.assert_array_equal(new.constraints["conv.bias"].levels, SUMS[1])
+
+
+def test_neurons_of_a_channel_on_several_cores_have_one_step() -> None:
+    """Levels stand for whole channels, so do the steps of their sums: 4 and 3.5 are of one channel of two cores."""
+    b = Builder({"x": (1, 2, 1)}, 4)
+    weight = np.ones((2, 2, 1, 1, 1, 1))
+    bias = np.array([[[3.5], [1.0]], [[0.25], [0.1]]])
+    b("own", "local", b("current", "encode", "x"), weight=weight, bias=bias, bias_at="per-step")
+    graph = b.graph(b("out", "decode", b("lif", "lif", "own")))
+    limit = Constraint(2, np.ones((2, 1, 1, 1, 1, 1), np.float32), None, SUMS)
+    graph = graph.edit(constraints={"own.weight": limit}, stage=Stage.CONSTRAINED)
+    new, _ = limited(graph, method="tonic", core=1)
+    np.testing.assert_allclose(new.params["own.bias"][0, :, 0], [3.5, 1.0], rtol=1e-6)
+    scale = np.asarray(new.constraints["own.bias"].scale)
+    assert scale.shape == (2, 2, 1)
+    assert (scale[:, 0] == scale[:, 1]).all()
+    assert scale[0, 0, 0] != scale[1, 0, 0]
 
 
 def test_a_bias_for_every_neuron() -> None:
@@ -232,9 +306,17 @@ def test_impossible_options(options: dict[str, int]) -> None:
         LimitBiases(**options)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("method", ["dc-bit", "tonic"])
-def test_trainers_learn_within(method: str) -> None:
-    recipe = f"threshold-layernorm{{steps=4}},bias-per-step,limit-biases{{method={method}}}"
+@pytest.mark.parametrize(
+    ("method", "weights"),
+    [
+        ("dc-bit", ""),
+        ("tonic", ""),
+        ("tonic", "quantize-weights{per=tensor levels=base-currents},"),
+        ("tonic", "quantize-weights{per=core levels=base-currents core=2},"),
+    ],
+)
+def test_trainers_learn_within(method: str, weights: str) -> None:
+    recipe = f"threshold-layernorm{{steps=4}},bias-per-step,{weights}limit-biases{{method={method}}}"
     graph = mlp()
     start, _ = Pipeline.parse(recipe)(graph, data=data_for(graph))
     made, _ = Pipeline.parse(recipe + ",ltl{epochs=3 rate=0.05 start=random}")(graph, data=data_for(graph))
@@ -244,6 +326,8 @@ def test_trainers_learn_within(method: str) -> None:
     constraint = start.constraints["dense1.bias"]
     np.testing.assert_array_equal(np.asarray(made.constraints["dense1.bias"].scale), np.asarray(constraint.scale))
     np.testing.assert_array_equal(constraint.project(after), after)
+    if weights:
+        np.testing.assert_array_equal(constraint.levels, start.constraints["dense1.weight"].levels)
 
 
 def test_golden_limit_biases(golden: Golden) -> None:

@@ -223,6 +223,17 @@ def test_a_chip_takes_limited_biases_in_integers() -> None:
     np.testing.assert_array_equal(chip.run(x)["out_count"], counts(new, x))
 
 
+def test_biases_on_levels_that_are_no_integers_are_refused() -> None:
+    graph = LimitBiases("tonic", core=2).run(network(exact=False), Context())
+    limit = replace(graph.constraints["dense.bias"], levels=np.array([-2.5, -1, 0, 1, 2.5], np.float32))
+    odd = graph.edit(
+        params={"dense.bias": limit.project(graph.params["dense.bias"])}, constraints={"dense.bias": limit}
+    )
+    with pytest.raises(GraphError, match="levels that are no integers") as caught:
+        QuantizeNeurons().run(odd, Context(data(graph)))
+    assert caught.value.at == "dense (dense)"
+
+
 def test_a_current_below_a_unit_is_one() -> None:
     """Never 0: a step is a positive number."""
     graph = LimitBiases("dc-bit", core=2).run(network(exact=False), Context())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,10 @@ import snnc
 from snnc.artifact import Bundle, pack, unpack
 from snnc.data import Data
 from snnc.errors import ArtifactError, TargetError
-from snnc.ir import Graph
+from snnc.ir import Array, Constraint, Graph
+from snnc.passes import QuantizeWeights
+from snnc.passes.limit_biases import SWITCH
+from snnc.pipeline import Context
 from snnc.target import Artifact
 from snnc.targets import DynapSim
 from snnc.targets.dynap_sim.energy import Expense
@@ -24,6 +28,8 @@ from snnc.targets.dynap_sim.mapping.mapping import map_neurons
 from snnc.targets.dynap_sim.mapping.mesh import Mesh
 from snnc.targets.dynap_sim.mapping.netlist import expected_spikes, netlist
 from snnc.targets.dynap_sim.mismatch import sequential, sites_on
+from snnc.targets.dynap_sim.place import counted
+from tests.graphs import Builder
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 RECIPE = "fold-batchnorm,threshold-layernorm{steps=4},bias-per-step,limit-fan-in{k=63},"
@@ -65,7 +71,7 @@ def test_what_lies_in_the_artifact_is_the_mapping(shared: Graph, data: Data) -> 
 
 def test_neurons_of_a_core_have_the_same_threshold(shared: Graph, data: Data) -> None:
     placed = DynapSim().place(shared)
-    found = groups(placed, DynapSim().chip)
+    found = groups(counted(shared), DynapSim().chip)
     assert found is not None
     mapping = Mapping.from_arrays(unpack(Bundle("artifact", DynapSim().lay_out(shared, data.train).files), MAPPING))
     for name, core in mapping.core.items():
@@ -74,10 +80,79 @@ def test_neurons_of_a_core_have_the_same_threshold(shared: Graph, data: Data) ->
             assert np.ptp(theta[core == one]) <= 1e-4 * theta.max()
 
 
+CORES = replace(DynapSim().chip, neurons_per_core=4)
+"""Eight neurons are two cores each."""
+
+
+def eight(**options: object) -> Graph:
+    """Eight neurons whose thresholds are the same in weight steps, with base currents."""
+    rng = np.random.default_rng(3)
+    b = Builder({"x": (12,)}, 4)
+    b("fc", "dense", b("current", "encode", "x"), weight=rng.normal(size=(8, 12)), bias=np.ones(8), bias_at="per-step")
+    graph = b.graph(b("count", "decode", b("lif", "lif", "fc")))
+    made = QuantizeWeights(levels="base-currents", **options).run(graph, Context())  # type: ignore[arg-type]
+    same = replace(made.constraints["fc.weight"], scale=np.ones((8, 1), np.float32))
+    return made.edit(params={"fc.weight": same.project(graph.params["fc.weight"])}, constraints={"fc.weight": same})
+
+
+def halves(graph: Graph) -> bool:
+    """Whether the first four neurons may not share a core with the others."""
+    (found,) = (groups(counted(graph), CORES) or {}).values()
+    return len({*found[:4].tolist()}) == len({*found[4:].tolist()}) == 1 and found[0] != found[4]
+
+
+def test_neurons_of_a_core_have_the_same_base_currents() -> None:
+    assert halves(eight(per="core", core=4))
+    assert not halves(eight(per="tensor"))
+
+
+@pytest.mark.parametrize(("bits", "levels"), [(4, None), (1, SWITCH)])
+def test_neurons_of_a_core_have_one_tonic_step_and_one_direct_current(bits: int, levels: Array | None) -> None:
+    """Also those whose bit is off."""
+    for step in ([0.5] * 4 + [0.75] * 4, [0.5] * 8):
+        limit = Constraint(bits, np.array(step, np.float32), None, levels)
+        on = limit.project(np.array(step) * np.tile([1, 0, 1, 1], 2))
+        made = eight(per="tensor").edit(params={"fc.bias": on}, constraints={"fc.bias": limit})
+        assert halves(made) == (step[0] != step[4])
+
+
+def test_rounding_keeps_no_neurons_apart() -> None:
+    """A step that differs by less than float32 adds up to is the same, whatever its size."""
+    for size in (1e-3, 0.7, 300.0):
+        step = np.array(np.float32(size) * (1 + 1e-7 * np.arange(8)), np.float32)
+        limit = Constraint(4, step)
+        made = eight(per="tensor").edit(params={"fc.bias": limit.project(step)}, constraints={"fc.bias": limit})
+        assert not (groups(counted(made), CORES) or {})["lif"].any()
+
+
+def test_a_layout_that_breaks_what_cores_share_says_so(
+    shared: Graph, free: Graph, data: Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neurons that differ everywhere have no groups; of those that could share cores none are mixed up unsaid."""
+    x = data.train.take(20)
+
+    def broken(graph: Graph) -> dict[str, float]:
+        found = [f for f in laid_out(graph, DynapSim().chip, False, x).findings if not f.ok]
+        assert all(f.layer == "" and f.source and f.note.startswith("as laid out: ") for f in found)
+        assert all("; try " in f.note for f in found)
+        return {f.limit: f.value for f in found}
+
+    assert broken(shared) == {}
+    laid_out(shared, DynapSim().chip, True, x)
+    assert broken(free).keys() == {"thresholds per core", "direct currents per core"}
+    with pytest.raises(TargetError, match="cores of the layout cannot share what they must") as caught:
+        laid_out(free, DynapSim().chip, True, x)
+    first, second = [problem.message for problem in caught.value.problems]
+    assert re.match(r"thresholds per core \d+, the chip has 1: .* off by .*; try quantize-weights", first)
+    assert re.match(r"direct currents per core \d+, the chip has 1: free analog biases, .*; try limit-biases", second)
+    monkeypatch.setattr("snnc.targets.dynap_sim.layout.groups", lambda *_: None)
+    assert broken(shared).keys() == {"thresholds per core", "tonic steps per core"}
+
+
 def test_where_every_channel_differs_nothing_is_grouped(free: Graph) -> None:
     """22 channels of relu2 and more each have their threshold in weight steps: no core for each of them."""
-    assert groups(DynapSim().place(free), DynapSim().chip) is None
-    assert groups(DynapSim().place(free), DynapSim(profile="ideal").chip) is None
+    assert groups(counted(free), DynapSim().chip) is None
+    assert groups(counted(free), DynapSim(profile="ideal").chip) is None
 
 
 def test_a_chip_with_few_tags_refuses_where_it_is_strict(shared: Graph, data: Data) -> None:

@@ -15,15 +15,18 @@ from snnc import data as files
 from snnc import load
 from snnc.errors import PipelineError, TargetError
 from snnc.ir import Array, Constraint, Graph, Stage, roles, verify
-from snnc.passes import QuantizeWeights
+from snnc.passes import LimitBiases, QuantizeWeights
 from snnc.passes.quantize_weights import settings
 from snnc.pipeline import Context, Pipeline
 from snnc.sim import reference
 from snnc.targets import DynapSim
 from snnc.targets.dynap_sim.levels import currents, placeable
-from snnc.targets.dynap_sim.place import place
+from snnc.targets.dynap_sim.mismatch import Mismatch, draw
+from snnc.targets.dynap_sim.needs import fewest
+from snnc.targets.dynap_sim.place import counted, place, tonic
 from snnc.targets.dynap_sim.profile import load_profile
 from snnc.targets.dynap_sim.registers import Register, pack
+from snnc.targets.dynap_sim.unchain import unrolled
 from snnc.train import Trainer
 from tests.graphs import Builder, data_for
 
@@ -316,6 +319,165 @@ def test_a_kernel_of_its_own_at_every_position_keeps_the_currents_of_its_channel
     assert len(np.unique(levels, axis=0)) == 3
     x = {"x": np.asarray(rng.integers(-4, 9, (20, 2, 4, 4)), np.float32)}
     np.testing.assert_array_equal(reference.run(placed, x)["out_count"], reference.run(made, x)["out_count"])
+
+
+# --- tonic synapses: masks over the same currents
+
+
+def with_tonic(graph: Graph, core: int = 4, step: float | None = None) -> Graph:
+    """Biases of both layers as tonic synapses; with a step of `step`, which sums then are exact with."""
+    two, bias = graph["two"], np.random.default_rng(8).normal(size=9)
+    biased = replace(two, inputs=(*two.inputs, "two.bias"), attrs={**two.attrs, "bias_at": "per-step"})
+    nodes = [biased if node is two else node for node in graph.nodes]
+    free = graph.edit(nodes, params={"two.bias": np.asarray(bias, np.float32)})
+    made = LimitBiases("tonic", core=core).run(free, Context())
+    if step is None:
+        return made
+    limits = {n: made.constraints[n] for n in ("one.bias", "two.bias")}
+    limits = {n: replace(limit, scale=np.full_like(np.asarray(limit.scale), step)) for n, limit in limits.items()}
+    return made.edit(params={n: limit.project(free.params[n]) for n, limit in limits.items()}, constraints=limits)
+
+
+@pytest.mark.parametrize("currents_of", ["layer", "core"])
+def test_tonic_synapses_are_on_the_chip_what_they_are_in_the_graph(currents_of: str) -> None:
+    """With a step of a power of two all sums are exact on both sides; with any step, on the placed side."""
+    base = network() if currents_of == "layer" else of_cores()
+    target = DynapSim(profile=CORES, mismatch=0.0)
+    x = np.asarray(np.random.default_rng(1).integers(-4, 9, (40, 12)) * 8, np.float32)
+    for step in (0.25, None):
+        graph = with_tonic(base, step=step)
+        verify(graph)
+        placed = target.place(graph)
+        for name in ("one.bias", "two.bias"):
+            assert tonic(graph, name)
+            assert tonic(placed, name)
+            assert len(np.unique(np.abs(graph.params[name]))) > 2
+            bias, limit = placed.params[name], placed.constraints[name]
+            np.testing.assert_array_equal(bias * 1024, np.rint(bias * 1024), err_msg="on the chip's grid")
+            units = placed_units(graph, name)
+            np.testing.assert_allclose(bias, graph.params[name] / units, atol=0.5 / 1024)
+            sums, given = np.atleast_2d(np.asarray(limit.levels)), graph.constraints[name]
+            wanted = np.atleast_2d(np.asarray(given.levels)) * (np.asarray(given.scale) / units)[:, None]
+            np.testing.assert_allclose(sums, wanted, atol=0.5 / 1024, err_msg="level by level")
+        record: dict[str, Array] = {}
+        expected = reference.run(placed, {"x": x}, record)["out_count"]
+        assert 0.1 < record["lif2"].mean() < 0.9
+        np.testing.assert_array_equal(target.compile(graph).load(0).run(x)["out_count"], expected)
+        if step is not None:
+            np.testing.assert_array_equal(reference.run(graph, {"x": x})["out_count"], expected)
+
+
+def placed_units(graph: Graph, bias: str) -> Array:
+    """The weight steps, as the chip counts them, of the neurons of a bias."""
+    found = {f"{node.name}.bias": layer.units(node) for layer in counted(graph) for node in layer.synapses}
+    return np.asarray(found[bias])
+
+
+def test_tonic_synapses_need_no_current_of_their_own() -> None:
+    """The same masks, for nothing; integers on arbitrary currents are told; so are two steps in a core."""
+
+    def found(graph: Graph, limit: str) -> list[float]:
+        return [f.value for f in DynapSim(profile=CORES).findings(graph) if f.limit == f"{limit} per core"]
+
+    for base in (network(), of_cores()):
+        graph = with_tonic(base)
+        assert (found(graph, "base currents"), found(graph, "tonic steps")) == ([4, 4], [1, 1])
+        whole = {n: Constraint(4, np.full(len(graph.params[n]), 0.25, np.float32)) for n in ("one.bias", "two.bias")}
+        integers = graph.edit(params={n: c.project(graph.params[n]) for n, c in whole.items()}, constraints=whole)
+        assert min(found(integers, "base currents")) > 4
+        assert found(with_tonic(base, core=2), "tonic steps") == [2, 2]
+    assert found(with_tonic(exact(QuantizeWeights().run(network("none"), Context()))), "base currents") == [3, 3]
+
+
+def test_currents_that_a_gain_makes_of_others() -> None:
+    sizes = np.array([1, 2.5, 7])
+    for tonic_ones, more in (([1, 2.5, 7], 0), ([2, 5], 0), ([2, 14], 0), ([1, 2], 1), ([1, 2, 4], 2), ([], 0)):
+        assert fewest(sizes, np.array(tonic_ones, float)) == 3 + more, tonic_ones
+
+
+@pytest.mark.parametrize("learning", ["float", "hardware"])
+def test_tonic_synapses_are_learned_as_sums(learning: str, tmp_path: Path) -> None:
+    """Also behind an artifact that was written and opened again."""
+    graph = with_tonic(of_cores())
+    data = data_for(graph, x=np.asarray(np.random.default_rng(0).integers(-4, 9, (40, 12)), np.float32))
+    target = DynapSim(profile=CORES, learning=learning, rate=0.3, width=4.0, warm_up=0.0)  # type: ignore[arg-type]
+    target.compile(graph).bundle.write(tmp_path / "made")
+    artifact = snnc.open(tmp_path / "made")
+    again = artifact.graph.constraints["two.bias"].levels
+    np.testing.assert_array_equal(again, graph.constraints["two.bias"].levels)
+    chip = artifact.load(3)
+    before = {name: chip.device.nominal[name].clone() for name in ("one.bias", "two.bias")}  # type: ignore[attr-defined]
+    chip.learn(data.train)  # type: ignore[attr-defined]
+    moved = 0
+    for name, was in before.items():
+        after, constraint = chip.device.nominal[name], place(graph).constraints[name]  # type: ignore[attr-defined]
+        moved += int((after != was).sum())
+        np.testing.assert_array_equal(constraint.project(after.numpy()), after.numpy())
+    assert moved
+    twin = artifact.load(3, chip.state())
+    np.testing.assert_array_equal(twin.run(data.test.x())["out_count"], chip.run(data.test.x())["out_count"])
+
+
+def test_tonic_synapses_have_the_mismatch_of_synapses() -> None:
+    placed = place(with_tonic(of_cores()))
+    factors = draw(placed, 1, Mismatch("buchel", 0.2), {}).weight
+    assert {"one.bias", "two.bias"} <= set(factors)
+
+
+def test_every_position_of_a_channel_has_the_sums_of_its_tonic_synapse() -> None:
+    rng = np.random.default_rng(2)
+    b = Builder({"x": (2, 4, 4)}, 6)
+    bias = rng.normal(size=6)
+    window = {"pads": (1, 1, 1, 1)}
+    b(
+        "conv",
+        "conv",
+        b("current", "encode", "x"),
+        weight=rng.normal(size=(6, 2, 3, 3)),
+        bias=bias,
+        bias_at="per-step",
+        **window,
+    )  # type: ignore[arg-type]
+    graph = b.graph(b("count", "decode", b("lif", "lif", "conv", theta=3.5)))
+    graph = QuantizeWeights(levels="base-currents", per="core", core=32).run(graph, Context())
+    graph = LimitBiases("tonic", core=32).run(graph, Context())
+    placed = place(graph)
+    made, limit = placed.params["conv.bias"], placed.constraints["conv.bias"]
+    assert made.shape == (6, 4, 4)
+    assert (made == made[:, :1, :1]).all()
+    np.testing.assert_array_equal(limit.project(made), made)
+    register = Register(placed, "conv.bias", torch.tensor(made), 7)
+    np.testing.assert_array_equal(register.nominal().numpy(), made)
+    register.write(torch.full(made.shape, 1e9), torch.Generator().manual_seed(0))
+    assert limit.levels is not None
+    np.testing.assert_array_equal(register.nominal().numpy(), limit.levels[:, -1:, None] * np.ones((1, 4, 4)))
+    nodes = [replace(node, op="local") if node.name == "conv" else node for node in graph.nodes]
+    weight, steps = graph.constraints["conv.weight"], graph.constraints["conv.bias"]
+    apart = np.asarray(steps.scale)[:, None, None] * np.linspace(1, 2, 16, dtype=np.float32).reshape(1, 4, 4)
+    wide = replace(steps, scale=np.asarray(apart, np.float32))
+    kernel = unrolled(graph.params["conv.weight"], (6, 4, 4))
+    odd = graph.edit(
+        nodes,
+        params={"conv.weight": kernel, "conv.bias": wide.project(np.array(np.broadcast_to(made, (6, 4, 4))))},
+        constraints={
+            "conv.bias": wide,
+            "conv.weight": replace(weight, scale=np.asarray(weight.scale)[..., None, None]),
+        },
+    )
+    with pytest.raises(TargetError, match="tonic synapses of one channel have steps that differ") as caught:
+        place(odd)
+    assert caught.value.at == "conv (local)"
+    assert caught.value.hint == "limit-biases{method=tonic}"
+
+
+def test_sums_below_the_grid_of_the_chip_keep_their_largest() -> None:
+    graph = with_tonic(network(), step=1e-6)
+    placed = place(graph)
+    levels = placed.constraints["one.bias"].levels
+    assert levels is not None
+    np.testing.assert_array_equal(np.abs(levels[:, [0, -1]]), 1 / 1024)
+    assert not levels[:, 1:-1].any()
+    verify(placed)
 
 
 def test_recipes_of_cores_fit_a_strict_chip() -> None:

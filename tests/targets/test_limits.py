@@ -51,6 +51,13 @@ def found(target: DynapSim, graph: Graph, limit: str) -> Finding:
     return finding
 
 
+def tonic(levels: list[int], scale: float | tuple[float, ...] = 0.25) -> Graph:
+    """The network with biases of so many steps."""
+    step = np.array(np.broadcast_to(scale, 4), np.float32)
+    bias = {"conv.bias": np.array(levels, np.float32) * step}
+    return network().edit(params=bias, constraints={"conv.bias": Constraint(4, step)})
+
+
 def test_every_layer_begins_a_new_core() -> None:
     graph = teacher("plain")
     placed = cores(graph, 256)
@@ -94,6 +101,7 @@ def test_what_cores_share_already_is_proven(tmp_path: Path) -> None:
         ("leaks", network(alpha=[0.6, 1.0, 0.9, 0.9]), 2, "0.75 to 1.25 of a core's mean, which would be off by 18%"),
         ("direct currents", network(bias=[1, 2, 3, 3]), 2, "free analog biases, 0 of 256 neurons below 0"),
         ("direct currents", network(bias=[0, -1, 1, 1]), 2, "free analog biases, 64 of 256 neurons below 0"),
+        ("tonic steps", tonic([7, -3, 1, 0], (0.25, 0.5, 1, 1)), 2, "steps of tonic synapses, whose type has one gain"),
     ],
 )
 def test_what_differs_within_a_core_is_told(tmp_path: Path, limit: str, graph: Graph, value: int, note: str) -> None:
@@ -147,14 +155,6 @@ def test_an_ideal_chip_shares_nothing() -> None:
     assert {f.limit for f in ideal.findings(network([1, 2, 3, 4]))} == {*limits.walls, *limits.budgets}
     assert set(limits.sources) == {*limits.walls, *limits.budgets}
     assert ideal.chip.mismatch.sigma == 0.0
-
-
-def tonic(levels: list[int], scale: float = 0.25) -> Graph:
-    graph = network()
-    constraint = Constraint(4, np.full(4, scale, np.float32))
-    return graph.edit(
-        params={"conv.bias": np.array(levels, np.float32) * np.float32(scale)}, constraints={"conv.bias": constraint}
-    )
 
 
 def test_tonic_biases_are_connections_not_currents(tmp_path: Path) -> None:

@@ -346,7 +346,7 @@ def test_writes_of_the_loop_are_counted() -> None:
 
 @pytest.mark.parametrize("text", ["in-the-loop{rate=0.05}", "noise-aware{rate=0.05}", "on-chip"])
 def test_base_currents_are_obeyed(text: str) -> None:
-    recipe = RECIPE.replace("{per=tensor}", "{per=tensor levels=base-currents}")
+    recipe = RECIPE.replace("{per=tensor}", "{per=tensor levels=base-currents}") + ",limit-biases{method=tonic}"
     made = DynapSim(mismatch=0.3, rate=0.3).compile(constrained(NET, recipe)).load(1)
     assert isinstance(made, DynapChip)
     before = nominal(made)
@@ -356,7 +356,9 @@ def test_base_currents_are_obeyed(text: str) -> None:
         value, constraint = nominal(made)[name], made.graph.constraints[name]
         np.testing.assert_allclose(constraint.project(value), value, rtol=1e-6)
         changed += 0 if register.bias else int((value != before[name]).sum())
-    assert any(made.graph.constraints[name].levels is not None for name in made.block.registers)
+    sums = [name for name in made.block.registers if made.graph.constraints[name].levels is not None]
+    assert any(name.endswith(".bias") for name in sums)
+    assert any(name.endswith(".weight") for name in sums)
     assert changed > 0
 
 
