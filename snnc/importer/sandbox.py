@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from .build import Import
 
 MODULE = "snnc.importer.worker"
+WITHIN = "SNNC_READS_MODELS"
+"""Set in the environment of a worker, which must never start another."""
 GRACE = 5.0
 """Seconds beyond the child's own alarm before the caller itself ends the server."""
 
@@ -163,10 +165,19 @@ def _absolute(path: str | Path) -> str:
 
 
 def _start() -> _Server:
-    """A new worker, which finds its modules where this process does, and none in the working folder (`-P`)."""
+    """A new worker, which finds its modules where this process does, and none in the working folder (`-P`).
+
+    A script that bears the name of a module that the worker needs runs in there; it must not start the next one.
+
+    Raises:
+        ModelError: this process is a worker.
+    """
+    if WITHIN in os.environ:
+        hint = "a file beside your script may have the name of a module of Python"
+        raise ModelError("a model is read within the process that reads models", hint=hint)
     folders = [str(Path(entry or ".").absolute()) for entry in sys.path]
     threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-    environment = {**os.environ, **threads, "PYTHONPATH": os.pathsep.join(folders)}
+    environment = {**os.environ, **threads, WITHIN: "1", "PYTHONPATH": os.pathsep.join(folders)}
     ours, theirs = socket.socketpair()
     with theirs:
         try:

@@ -130,6 +130,24 @@ def test_limits_are_kept_and_named(path: Path, limits: Limits, code: str) -> Non
     assert caught.value.code == code
 
 
+def test_a_worker_starts_no_worker(path: Path, tmp_path: Path) -> None:
+    """A file with the name of one of Python's modules runs in the worker too, and may ask for a model there."""
+    log, script = tmp_path / "log", tmp_path / "script.py"
+    (tmp_path / "grp.py").write_text(
+        f"import os\nopen({str(log)!r}, 'a').write(os.environ.get({sandbox.WITHIN!r}, '0'))\n"
+    )
+    script.write_text(f"import snnc\nsnnc.load({str(path)!r})\n")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, str(script)]
+    assert subprocess.run(command, timeout=100, env=environment).returncode == 0
+    assert set(log.read_text()) == {"0", "1"}
+    ended = subprocess.run(
+        command, capture_output=True, text=True, timeout=100, env={**environment, sandbox.WITHIN: "1"}
+    )
+    assert ended.returncode == 1
+    assert "a model is read within the process that reads models" in ended.stderr
+
+
 def test_a_path_may_be_any(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     odd = tmp_path / os.fsdecode(b"\xff\xfe odd \n name")
     odd.mkdir()
