@@ -90,7 +90,11 @@ class QuantizeWeights(Pass):
         if self.levels == "power-of-two" and self.bits > POWERS:
             raise PipelineError(f"'{self.name}' knows power-of-two levels of up to {POWERS} bits, not {self.bits}")
         if self.levels == "base-currents" and (self.per == "channel" or self.scales != "free"):
-            raise PipelineError("base currents are shared by a core at least, and free", hint="per=core scales=free")
+            raise PipelineError(
+                f"'{self.name}' finds base currents for a core or a layer, in any step, not with per={self.per} "
+                f"scales={self.scales}",
+                hint="per=core, or per=tensor; scales=free",
+            )
         if self.core < 1 or (self.core != CORE and self.per != "core"):
             raise PipelineError(f"'{self.name}' cannot work with core={self.core}, per={self.per}", hint="per=core")
 

@@ -142,7 +142,7 @@ def known_in(folder: Path | None) -> Bundle | None:
     Raises:
         ArtifactError: it holds something else, or is damaged.
     """
-    held = folder is not None and folder.exists() and any(folder.iterdir())
+    held = folder is not None and folder.is_dir() and any(folder.iterdir())
     return Bundle.read(folder, "yield") if folder is not None and held else None
 
 

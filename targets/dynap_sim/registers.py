@@ -76,7 +76,8 @@ class Register:
         for some in self._blocks():
             steps = change[some] * _of(self.finest, some, change)
             steps += torch.rand(steps.shape, generator=noise, device=steps.device)
-            self._store(some, self._present(some, steps.floor_()))
+            steps.floor_().clamp_(-(2.0**30), 2.0**30)  # far beyond the top, and no infinity
+            self._store(some, self._present(some, steps))
 
     def add(self, packed: Tensor) -> None:
         """Add `net` single steps, the sum of `gross` writes of one step each, as `pack` has them; saturates. A weight's

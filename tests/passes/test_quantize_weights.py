@@ -248,8 +248,11 @@ def test_no_step_of_the_search_is_a_step_back() -> None:
 @pytest.mark.parametrize(
     ("options", "why"),
     [
-        ({"levels": "base-currents"}, "base currents are shared by a core at least"),
-        ({"levels": "base-currents", "per": "tensor", "scales": "power-of-two"}, "base currents are shared"),
+        ({"levels": "base-currents"}, "finds base currents for a core or a layer, in any step, not with per=channel"),
+        (
+            {"levels": "base-currents", "per": "tensor", "scales": "power-of-two"},
+            "not with per=tensor scales=power-of-two",
+        ),
         ({"levels": "power-of-two", "bits": 6}, "power-of-two levels of up to 5 bits, not 6"),
     ],
 )

@@ -267,6 +267,17 @@ def test_a_large_batch_is_written_like_a_small_one() -> None:
     assert torch.equal((100 * changes[0][0])[inside], changes[1][0][inside])
 
 
+def test_a_step_without_bounds_saturates_what_is_there() -> None:
+    made = device()
+    register = Register(made.graph, "fc.weight", made.nominal["fc.weight"], 7)
+    assert register.mask is not None
+    for size in (torch.inf, -torch.inf):
+        register.write(torch.full(register.stored.shape, size), torch.Generator())
+        assert (register.stored[register.mask] == (1 if size > 0 else -1) * 7 * 2**7).all()
+        assert (register.stored[~register.mask] == 0).all()
+        assert register.nominal().isfinite().all()
+
+
 def test_wear_counts_the_synapses_that_there_are() -> None:
     made = device()
     registers = {name: Register(made.graph, name, made.nominal[name], 7) for name in ("fc.weight", "fc.bias")}

@@ -177,19 +177,25 @@ def test_settings_make_different_sums(wanted: list[float]) -> None:
     assert np.abs(found - np.array(wanted)).max() <= 3
 
 
+def one_level_up(placed: Graph, name: str, guard: int) -> Register:
+    """A register that stands for what the graph has, and was then written by one level everywhere."""
+    nominal = torch.tensor(placed.params[name])
+    register = Register(placed, name, nominal, guard)
+    torch.testing.assert_close(register.nominal(), nominal, rtol=0, atol=0)
+    writes = torch.full(register.stored.shape, 2.0**guard)
+    register.add(pack(writes, writes))
+    return register
+
+
 def test_a_register_counts_levels_in_their_order() -> None:
     placed = place(network())
     name = "two.weight"
     levels = placed.constraints[name].levels
     assert levels is not None
-    nominal = torch.tensor(placed.params[name])
     for guard in (0, 7):
-        register = Register(placed, name, nominal, guard)
-        torch.testing.assert_close(register.nominal(), nominal, rtol=0, atol=0)
-        one = torch.ones(register.stored.shape)
-        register.add(pack(one * 2**guard, one * 2**guard))
+        register = one_level_up(placed, name, guard)
         step = float(np.asarray(placed.constraints[name].scale).max())
-        at = np.searchsorted(levels, (nominal / step).numpy())
+        at = np.searchsorted(levels, placed.params[name] / np.float32(step))
         wanted = levels[np.minimum(at + 1, len(levels) - 1)] * step
         np.testing.assert_array_equal(register.nominal().numpy(), wanted)
 
@@ -258,12 +264,8 @@ def test_a_register_counts_the_levels_of_its_row(block: int, monkeypatch: pytest
     levels, step = placed.constraints[name].levels, placed.constraints[name].scale
     assert levels is not None
     assert step is not None
-    nominal = torch.tensor(placed.params[name])
     for guard in (0, 7):
-        register = Register(placed, name, nominal, guard)
-        torch.testing.assert_close(register.nominal(), nominal, rtol=0, atol=0)
-        one = torch.ones(register.stored.shape)
-        register.add(pack(one * 2**guard, one * 2**guard))
+        register = one_level_up(placed, name, guard)
         for row, made in enumerate(register.nominal().numpy()):
             at = np.searchsorted(levels[row], placed.params[name][row] / step[row])
             np.testing.assert_array_equal(made, levels[row][np.minimum(at + 1, 30)] * step[row])
