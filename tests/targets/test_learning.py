@@ -134,6 +134,31 @@ def test_local_synapses_are_written_as_by_hand() -> None:
     np.testing.assert_array_equal(register.stored.numpy(), wanted)
 
 
+def test_synapses_of_the_input_count_writes_of_either_sign() -> None:
+    """conv1 of the plain network; every pixel is as large as the largest, so that it is an event at every step."""
+    rng = np.random.default_rng(16)
+    x, targets = np.where(rng.random((4, 1, 6, 6)) < 0.5, -2, 2).astype(np.float32), rates("plain", 4)
+    made = device()
+    block = counting(made, RULE)
+    register = block.registers["conv1.weight"]
+    before = register.stored.numpy().astype(int)
+    theta = made.nominal["relu1.theta"].numpy()
+    seen = taught(block, x, targets)
+    change, writes = np.zeros_like(before), np.zeros_like(before)
+    padded = np.pad(np.sign(x), ((0, 0), (0, 0), (1, 1), (1, 1))).astype(int)
+    for flags in flags_by_hand(seen, theta, "relu1", targets["relu1"]):
+        for o, r, c in np.ndindex(before.shape[:3]):
+            window = padded[:, :, r : r + 3, c : c + 3]
+            change[o, r, c] += np.tensordot(flags[:, o, r, c], window, 1)
+            writes[o, r, c] += np.tensordot(abs(flags[:, o, r, c]), abs(window), 1)
+    assert register.mask is not None
+    mask = register.mask.numpy()
+    assert change.min() < 0 < change.max()
+    assert (writes > abs(change)).any()
+    np.testing.assert_array_equal(register.stored.numpy(), np.clip(before + change * mask, -register.top, register.top))
+    np.testing.assert_array_equal(register.counted.numpy(), writes * mask)
+
+
 def test_direct_inputs_are_events_as_probable_as_they_are_large() -> None:
     block = counting(device(), RULE)
     x = torch.tensor([[0.0, 0.25, -0.5, 1.0]]).expand(4000, 4) * 3
