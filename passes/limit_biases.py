@@ -12,12 +12,13 @@ In units of each neuron's own weight step (of its threshold, while weights are f
              base currents are masks over currents that a core has once, and a tonic synapse is one more mask over
              them. Else L are the integers up to 2**(bits-1) - 1. c is free, the gain of a synapse type of its own: the
              one of `RATIOS` * max_i (|x_i| / max L_i) with the least sum of (x_i - l_i c)^2. The channel fires c times
-             a step, evenly; slow synapses make a constant current of that. One channel and one c a core.
+             a step, evenly; slow synapses make a constant current of that. One channel and one c a core, or a layer.
     fold     needs data, weights that are still free, and nothing of the chip. A bias whose neurons nothing else
              drives has no gain to stand for it and is lost.
 
-The first two become Constraints, so that trainers behind this pass learn within them: a bit is switched when the bias
-that is learned comes near the current. Run it behind bias-per-step: a direct current flows at every step.
+Layers whose currents are added up in front of the same neurons have one bias for the first two, the sum, which the
+first of them gets. These two become Constraints, so that trainers behind this pass learn within them: a bit is switched
+when the bias that is learned comes near the current. Run it behind bias-per-step: a direct current flows at every step.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from snnc.errors import GraphError, PipelineError
 from snnc.ir import LAYERS, WEIGHTED, Array, Constraint, Graph, Node, Stage, roles
 from snnc.ir.graph import nearest
 from snnc.pipeline import Context, Pass
-from snnc.sim.cores import CORE, channels_per_core, filled, weight_steps
+from snnc.sim.cores import CORE, channels_per_core, filled, meeting, weight_steps
 from snnc.sim.gains import gains
 from snnc.sim.reference import per_channel
 from snnc.sim.torch import CHUNK
@@ -50,6 +51,8 @@ class LimitBiases(Pass):
         method: see above.
         bits: of a tonic synapse where the weights' levels are integers.
         core: neurons of a core.
+        per: one current or tonic step for each core, or for the cores of a layer together, which leaves it free which
+            of its neurons share one.
         samples: training samples that gains are seen over.
     """
 
@@ -60,6 +63,7 @@ class LimitBiases(Pass):
     method: Literal["dc-bit", "tonic", "fold"] = "dc-bit"
     bits: int = 4
     core: int = CORE
+    per: Literal["core", "layer"] = "core"
     samples: int = 1000
 
     def __post_init__(self) -> None:
@@ -79,6 +83,8 @@ class LimitBiases(Pass):
             raise GraphError.gather("biases are no currents that flow at every step", problems)
         if self.method == "fold":
             return self._folded(graph, layers, ctx)
+        graph = _added_up(graph, layers, ctx)
+        layers = [node for node in graph.nodes if _biased(graph, node)]
         params: dict[str, Array] = {}
         constraints: dict[str, Constraint] = {}
         for node in layers:
@@ -114,9 +120,7 @@ class LimitBiases(Pass):
             node, (gain, stands, off) = found.node, found.found()
             weight, bias = _weight(graph, node), roles(node, graph.params)["bias"]
             params[weight] = _times(graph.params[weight], gain, node)
-            attrs = {key: value for key, value in node.attrs.items() if key != "bias_at"}
-            inputs = tuple(name for name in node.inputs if name != bias)
-            nodes[node.name] = replace(node, inputs=inputs, attrs=attrs)
+            nodes[node.name] = _without(node, bias)
             lost = "" if stands.all() else f", {np.count_nonzero(~stands)} have nothing to be a gain of and are lost"
             ctx.note(
                 f"{node.name}: {np.count_nonzero(stands)} of {stands.size} biases are gains{lost}; off by {off:.0%}"
@@ -126,7 +130,7 @@ class LimitBiases(Pass):
     def _switched(self, graph: Graph, node: Node) -> Constraint:
         """The levels of a bias that is a bit, with one current for each core."""
         bias = graph.params[roles(node, graph.params)["bias"]]
-        unit, cores = _unit(graph, node, bias), _cores(node, bias, self.core)
+        unit, cores = _unit(graph, node, bias), self._cores(node, bias)
         values, scale = bias.astype(np.float64) / unit, np.zeros(bias.shape)
         for core in np.unique(cores):
             scale[cores == core] = direct_current(values[cores == core])
@@ -137,12 +141,28 @@ class LimitBiases(Pass):
         bias = graph.params[roles(node, graph.params)["bias"]]
         weights = _sums(graph, node)
         bits, levels = (self.bits, integers(self.bits)) if weights is None else weights
-        unit, cores = _unit(graph, node, bias), _cores(node, bias, self.core, whole=weights is not None)
+        unit, cores = _unit(graph, node, bias), self._cores(node, bias, whole=weights is not None)
         values, scale = bias.astype(np.float64) / unit, np.zeros(bias.shape)
         for core in np.unique(cores):
             mine = cores == core
             scale[mine] = tonic_step(values[mine], _of_rows(levels, mine))
         return Constraint(bits, np.asarray(scale * unit, np.float32), None, None if weights is None else levels)
+
+    def _cores(self, node: Node, bias: Array, whole: bool = False) -> Array:
+        """Which elements of a bias share a current or a step: [] or [C] stands for whole channels.
+
+        Args:
+            whole: the cores of a channel count as one.
+        """
+        if self.per == "layer":
+            return np.zeros(bias.shape, np.int64)
+        together = channels_per_core(node.type.shape, self.core)
+        if whole:
+            channel = np.arange(len(bias)).reshape(-1, *[1] * (bias.ndim - 1))
+            return np.asarray(np.broadcast_to(channel // together, bias.shape))
+        if bias.shape == node.type.shape:
+            return filled(bias.shape, self.core)
+        return np.arange(bias.size).reshape(bias.shape) // together
 
     def _cost(self, before: Array, after: Array) -> str:
         """Where the biases of a layer went, and how far off they are."""
@@ -194,6 +214,36 @@ def _biased(graph: Graph, node: Node) -> bool:
     return timed and graph.feeds(node.name, "lif")
 
 
+def _added_up(graph: Graph, layers: list[Node], ctx: Context) -> Graph:
+    """The graph with one bias of layers whose currents nothing but sums stands between, and the neurons."""
+    alone = [node for node in layers if _only_added(graph, node)]
+    params, nodes = dict[str, Array](), {node.name: node for node in graph.nodes}
+    for group in meeting(graph, alone):
+        first, names = group[0], [roles(node, graph.params)["bias"] for node in group]
+        for node, name in zip(group[1:], names[1:], strict=True):
+            bias = graph.params[name]
+            if bias.shape == graph.params[names[0]].shape and names.count(name) == 1 and bias.any():
+                params[names[0]] = params.get(names[0], graph.params[names[0]]) + bias
+                nodes[node.name] = _without(node, name)
+                ctx.note(f"{node.name}: its bias is added to that of {first.name}")
+    free = dict.fromkeys(params, Constraint())
+    return graph.edit(nodes.values(), params=params, constraints=free) if params else graph
+
+
+def _only_added(graph: Graph, node: Node) -> bool:
+    """Whether the current of a node reaches neurons through sums alone, and nothing else reads it or its bias."""
+    users, own = graph.users(node.name), roles(node, graph.params).get("bias")
+    if len(users) != 1 or node.name in graph.outputs.values() or (own is not None and len(graph.users(own)) > 1):
+        return False
+    return users[0].op == "lif" or (users[0].op == "add" and _only_added(graph, users[0]))
+
+
+def _without(node: Node, bias: str) -> Node:
+    """A layer that has no bias any more."""
+    attrs = {key: value for key, value in node.attrs.items() if key != "bias_at"}
+    return replace(node, inputs=tuple(name for name in node.inputs if name != bias), attrs=attrs)
+
+
 def _constrained(graph: Graph) -> Graph:
     """A graph of the stage that is promised: where nothing is limited, layers with all of their connections."""
     if graph.stage is Stage.CONSTRAINED:
@@ -202,21 +252,6 @@ def _constrained(graph: Graph) -> Graph:
     weights = [_weight(graph, node) for node in layers]
     every = {name: Constraint(mask=np.ones(graph.params[name].shape, bool)) for name in weights}
     return graph.edit(constraints=every, stage=Stage.CONSTRAINED)
-
-
-def _cores(node: Node, bias: Array, core: int, whole: bool = False) -> Array:
-    """The core of every element of a bias: [] or [C] stands for whole channels.
-
-    Args:
-        whole: the cores of a channel count as one.
-    """
-    together = channels_per_core(node.type.shape, core)
-    if whole:
-        channel = np.arange(len(bias)).reshape(-1, *[1] * (bias.ndim - 1))
-        return np.asarray(np.broadcast_to(channel // together, bias.shape))
-    if bias.shape == node.type.shape:
-        return filled(bias.shape, core)
-    return np.arange(bias.size).reshape(bias.shape) // together
 
 
 def _sums(graph: Graph, node: Node) -> tuple[int, Array] | None:

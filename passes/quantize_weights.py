@@ -9,7 +9,8 @@ power of two below twice the largest of them, for hardware that shifts). The lev
     symmetric       integers, |q| <= 2**(b-1) - 1
     power-of-two    0 and +-2**i, 0 <= i < 2**(b-1) - 1: a multiplication is a shift
     base-currents   +-(m_1 c_1 + ... + m_b c_b), m_i in {0, 1}: DYNAP-SE2 switches b currents that a core shares,
-                    and the type of the synapse is the sign; c is searched, one set for a layer
+                    and the type of the synapse is the sign; c is searched, one set for a layer, or for all
+                    layers and scales whose currents meet at the same neurons (per=tensor)
 
 Per core, neighbouring output channels share a step, those of one core of `snnc.sim.cores`. A core has one threshold
 too: where those of its neurons differ, the step is shared in units of them, w / theta = s * q. That a neuron's weights
@@ -29,6 +30,7 @@ for it: chips hand spikes to a host that reads them out. Weights that stand on s
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -38,7 +40,7 @@ from snnc.errors import PipelineError
 from snnc.ir import WEIGHTED, Array, Constraint, Graph, Node, Stage, roles
 from snnc.ir.graph import nearest
 from snnc.pipeline import Context, Pass
-from snnc.sim.cores import CORE, channels_per_core
+from snnc.sim.cores import CORE, channels_per_core, meeting
 from snnc.sim.cost import first_role
 
 RATIOS = tuple(1 - i / 40 for i in range(33))
@@ -101,30 +103,38 @@ class QuantizeWeights(Pass):
     def run(self, graph: Graph, ctx: Context) -> Graph:
         params: dict[str, Array] = {}
         constraints: dict[str, Constraint] = {}
-        for node in graph.nodes:
-            if node.op not in WEIGHTED or node.type.kind != "current":
-                continue
-            if not self.readout and not graph.feeds(node.name, "lif"):
-                continue
-            name = roles(node, graph.params)[first_role(node)]
-            before = graph.constraints.get(name, Constraint())
-            first = self._first(graph.params[name], node)
-            unit = _thresholds(graph, node) if self.per == "core" else np.ones((), np.float32)
-            levels, scale = self._grid(graph.params[name] / unit, first)
-            scale = np.asarray(scale * unit, np.float32)
-            if self._obeyed(before, scale, levels, first, unit):
-                continue
-            if (dead := scale <= NOTHING * scale.max()).any():
-                ctx.note(f"{node.at}: {int(dead.sum())} channel(s) without any weight")
-                scale = np.where(dead, scale.max() or np.float32(1), scale)
-            constraints[name] = replace(before, bits=self.bits, scale=scale, levels=levels)
-            params[name] = constraints[name].project(graph.params[name])
-            lost = int(((params[name] == 0) & (graph.params[name] != 0)).sum()) / params[name].size
-            if lost >= 0.005:
-                ctx.note(f"{node.name}: {lost:.0%} of weights rounded to 0")
+        timed = [node for node in graph.nodes if node.op in WEIGHTED and node.type.kind == "current"]
+        nodes = [node for node in timed if self.readout or graph.feeds(node.name, "lif")]
+        together = self.levels == "base-currents" and self.per == "tensor"
+        for group in meeting(graph, nodes) if together else [[node] for node in nodes]:
+            for node, wanted in zip(group, self._wanted(graph, group, ctx), strict=True):
+                name = _weight(graph, node)
+                if wanted is None:
+                    continue
+                constraints[name] = wanted
+                params[name] = wanted.project(graph.params[name])
+                lost = int(((params[name] == 0) & (graph.params[name] != 0)).sum()) / params[name].size
+                if lost >= 0.005:
+                    ctx.note(f"{node.name}: {lost:.0%} of weights rounded to 0")
         if not constraints and graph.stage is Stage.CONSTRAINED:
             return graph
         return graph.edit(params=params, constraints=constraints, stage=Stage.CONSTRAINED)
+
+    def _wanted(self, graph: Graph, group: Sequence[Node], ctx: Context) -> list[Constraint | None]:
+        """What the weights of nodes that share their levels shall obey; None for all if they do already."""
+        weights = [graph.params[_weight(graph, node)] for node in group]
+        before = [graph.constraints.get(_weight(graph, node), Constraint()) for node in group]
+        unit = _thresholds(graph, group[0]) if self.per == "core" else np.ones((), np.float32)
+        first = self._first(weights[0], group[0])
+        levels, scale = self._grid(weights[0] if len(group) == 1 else np.concatenate(weights, None), unit, first)
+        scales = [scale] if len(group) == 1 else [scale.reshape((1,) * weight.ndim) for weight in weights]
+        same = all(_same(old, before[0]) for old in before)
+        if same and all(self._obeyed(o, s, levels, first, unit) for o, s in zip(before, scales, strict=True)):
+            return [None] * len(group)
+        if (dead := scale <= NOTHING * scale.max()).any():
+            ctx.note(f"{group[0].at}: {int(dead.sum())} channel(s) without any weight")
+            scales = [np.where(s <= NOTHING * s.max(), s.max() or np.float32(1), s) for s in scales]
+        return [replace(o, bits=self.bits, scale=s, levels=levels) for o, s in zip(before, scales, strict=True)]
 
     def _first(self, weight: Array, node: Node) -> Array:
         """The first row (output channel) of every group of rows of the weight that share a step."""
@@ -133,12 +143,13 @@ class QuantizeWeights(Pass):
         together = channels_per_core(node.type.shape, self.core) if self.per == "core" else 1
         return np.arange(0, len(weight), together)
 
-    def _grid(self, weight: Array, first: Array) -> tuple[Array | None, Array]:
+    def _grid(self, weight: Array, unit: Array, first: Array) -> tuple[Array | None, Array]:
         """The levels in units of the step (None: the integers of so many bits), and the step."""
         if self.levels == "base-currents":
-            return self._currents(weight, first)
+            levels, step = self._currents(weight / unit, first)
+            return levels, np.asarray(step * unit, np.float32)
         powers = _signed(2.0 ** np.arange(2 ** (self.bits - 1) - 1)) if self.levels == "power-of-two" else None
-        return powers, self._step(weight, powers, first)
+        return powers, np.asarray(self._step(weight / unit, powers, first) * unit, np.float32)
 
     def _currents(self, weight: Array, first: Array) -> tuple[Array, Array]:
         """The sums of the base currents of all rows, or for every row those of its group, and the step."""
@@ -183,6 +194,20 @@ class QuantizeWeights(Pass):
             error = _shared(np.add, apart.sum(axis=axes, keepdims=True), first)
             best, least = np.where(error < least, step, best), np.minimum(error, least)
         return best
+
+
+def _weight(graph: Graph, node: Node) -> str:
+    """The param that has levels."""
+    return roles(node, graph.params)[first_role(node)]
+
+
+def _same(one: Constraint, other: Constraint) -> bool:
+    """Whether the weights of two nodes obey the same levels in the same step."""
+    if one is other:
+        return True
+    if one.scale is None or other.scale is None or one.levels is None or other.levels is None:
+        return False
+    return np.array_equal(one.scale.reshape(-1), other.scale.reshape(-1)) and np.array_equal(one.levels, other.levels)
 
 
 def _thresholds(graph: Graph, layer: Node) -> Array:

@@ -13,9 +13,11 @@ the end the start potential that of every neuron:
     u0 <- u0 + E (a - theta * count)
 
 (Li et al., A free lunch from ANN, 2021, calibrate bias and potential this way after choosing thresholds by MMSE; here
-the choice itself runs on the network's own spikes, biases corrected.) theta per channel makes a spike worth its
-own channel's theta: the factor goes into the weights behind, or stays as a weighted synapse. What is left at the end
-goes into the read-out: its bias, and a dense one's weights as far as ridge regression (`snnc.sim.ridge`) can tell.
+the choice itself runs on the network's own spikes, biases corrected.) Where the cores of a chip start all neurons alike
+(`start=layer`), u0 / theta is one for a layer, the mean of what its channels found, and takes no error. theta per
+channel makes a spike worth its own channel's theta: the factor goes into the weights behind, or stays as a weighted
+synapse. What is left at the end goes into the read-out: its bias, and a dense one's weights as far as ridge regression
+(`snnc.sim.ridge`) can tell.
 """
 
 from __future__ import annotations
@@ -61,6 +63,7 @@ class RefineThresholds(Pass):
             T steps, which are held at once, would be more than `HELD` numbers.
         rounds: corrections of biases and start potentials.
         per: one threshold for each channel, or for each layer.
+        start: a start potential for each neuron, or one for each layer.
     """
 
     name = "refine-thresholds"
@@ -69,6 +72,7 @@ class RefineThresholds(Pass):
     samples: int = 1000
     rounds: int = 3
     per: Literal["channel", "layer"] = "channel"
+    start: Literal["neuron", "layer"] = "neuron"
 
     def __post_init__(self) -> None:
         if self.samples < 4 or self.rounds < 0:
@@ -170,7 +174,7 @@ class _Refined:
         bias, worths = _bias(self.graph, node), self.worths.get(node.name)
         found = layer.search(before, worths is not None, self.options, self.options.rounds if bias else 0)
         layer = replace(layer, current=current + per_channel(found.bias, wanted.ndim - 1))
-        made = {own["theta"]: found.theta, own["u0"]: layer.corrected(found, self.options.rounds)}
+        made = {own["theta"]: found.theta, own["u0"]: layer.corrected(found, self.options)}
         made |= {name: (found.theta / before).reshape(-1) for name in worths or ()}
         made |= {bias: self.params[bias] + found.bias} if bias else {}
         self.params |= made
@@ -279,11 +283,13 @@ class _Layer:
         others = [axis for axis in range(error.ndim) if axis != 1]
         return error.mean(others), error.square().mean(others)
 
-    def corrected(self, found: _Found, rounds: int) -> Tensor:
-        """Start potentials of the neurons' whole shape, with the mean error of every neuron added round by round."""
+    def corrected(self, found: _Found, options: RefineThresholds) -> Tensor:
+        """Start potentials of every neuron [C, ...], with its mean error added round by round; or of the layer [C]."""
+        if options.start == "layer":
+            return found.theta * (found.u0 / found.theta).mean()
         theta = per_channel(found.theta, self.wanted.ndim - 1)
         made = per_channel(found.u0, self.wanted.ndim - 1).expand(self.wanted.shape[1:])
-        for _ in range(rounds):
+        for _ in range(options.rounds):
             made = made + (self.wanted - theta * self.spikes(found.theta, made).sum(0)).mean(0)
         return made.clone()
 

@@ -36,7 +36,8 @@ def test_compile_prints_the_ledger_and_writes_the_artifact(snnc, tmp_path: Path)
     assert ended.code == 0
     for word in (
         "onnxruntime",
-        "threshold-layernorm{steps=4}",
+        "threshold-layernorm{steps=4 reset=zero}",
+        "refine-thresholds",
         "ltl{epochs=1}",
         "chips, calibrated",
         "SynOps",

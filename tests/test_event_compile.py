@@ -13,7 +13,7 @@ from snnc import data as data_files
 from snnc.ir import Graph
 from tests.events import STEPS, data, trained
 
-TARGET = f"dynap-sim{{steps={STEPS} epochs=1 code=events}}"
+TARGET = f"dynap-sim{{steps={STEPS} epochs=3 code=events}}"
 
 
 def exported(graph: Graph, path: Path) -> str:

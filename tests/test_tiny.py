@@ -41,9 +41,11 @@ def test_calibration_repairs_the_chip(built: snnc.Build) -> None:
 def test_the_hardware_limits_hold(built: snnc.Build) -> None:
     assert max(built.cost.fan_in.values()) <= 64
     graph = built.artifact.graph
-    levels = graph.params["dense1.weight"] / graph.constraints["dense1.weight"].scale
-    assert np.abs(levels - np.rint(levels)).max() < 1e-4
-    assert np.abs(np.rint(levels)).max() <= 7
+    weight, limit = graph.params["dense1.weight"], graph.constraints["dense1.weight"]
+    np.testing.assert_array_equal(limit.project(weight), weight)
+    assert len(np.unique(np.abs(weight))) <= 2**4, "the sums of four currents"
+    assert {node.attrs["reset"] for node in graph.nodes if node.op == "lif"} == {"zero"}
+    assert all(found.ok for found in SMALL.findings(graph) if "per chip" not in found.limit)
 
 
 def test_the_artifact_opens_again_and_runs_the_same(built: snnc.Build, tmp_path: Path) -> None:

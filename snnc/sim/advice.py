@@ -72,9 +72,10 @@ WORTH = 0.99
 """A setting is worth a word if it leaves less of the layer's error."""
 MORE_EPOCHS = "ltl{epochs=...} with more epochs"
 ROOM = f"if the chip has room, else {MORE_EPOCHS}"
+ABLE = f"if the chip's neurons can, else {MORE_EPOCHS}"
 TRY: Mapping[Cause, Callable[[Ailing, int], str]] = {
     Cause.TIMING: lambda row, steps: f"steps={2 * steps} (and bias-per-step, if it is not in the pipeline)",
-    Cause.LEAK: lambda row, steps: "threshold-layernorm{alpha=1 reset=subtract}",
+    Cause.LEAK: lambda row, steps: f"threshold-layernorm{{alpha=1 reset=subtract}} {ABLE}",
     Cause.CLIPPED: lambda row, steps: "threshold-layernorm{percentile=100}",
     Cause.STEPS: lambda row, steps: f"threshold-layernorm{{steps={2 * steps}}}",
     Cause.DEAD: lambda row, steps: f"look at channel {_some(row.dead)} of {row.name}: weights, bias and threshold",

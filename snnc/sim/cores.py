@@ -8,10 +8,11 @@ share a core; a channel of more positions than a core has neurons gets ceil(p / 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
-from snnc.ir import LAYERS, Array, Graph, Shape, roles
+from snnc.ir import LAYERS, Array, Graph, Node, Shape, roles
 
 from .reference import KERNELS, per_channel
 
@@ -30,6 +31,30 @@ def filled(shape: Shape, core: int) -> Array:
     channel = np.arange(shape[0])[:, None] // channels_per_core(shape, core)
     within = np.arange(positions)[None] // core
     return np.asarray((channel * (-(-positions // core)) + within).reshape(shape), np.int64)
+
+
+def meeting(graph: Graph, nodes: Sequence[Node]) -> list[list[Node]]:
+    """Synapse nodes, in the order given, those together whose currents are added up before they reach neurons."""
+    group = {node.name: [node] for node in nodes}
+    for node in graph.nodes:
+        if node.op == "add" and node.type.kind == "current":
+            joined = [n for n in nodes if n.name in _sources(graph, node.name)]
+            together = [n for n in nodes if any(n in group[one.name] for one in joined)]
+            group |= {n.name: together for n in together}
+    found: list[list[Node]] = []
+    for node in nodes:
+        if group[node.name] not in found:
+            found.append(group[node.name])
+    return found
+
+
+def _sources(graph: Graph, name: str) -> set[str]:
+    """The nodes whose currents are added up and put in order to make the current `name`."""
+    if name not in graph:
+        return set()
+    if graph[name].op not in ("add", "reshape", "transpose", "concat"):
+        return {name}
+    return set[str]().union(*(_sources(graph, value) for value in graph.values(graph[name])))
 
 
 def weight_steps(graph: Graph, name: str) -> Array | None:

@@ -28,6 +28,7 @@ from snnc.passes import (
     PoolNeurons,
     QuantizeWeights,
     Rectify,
+    RefineThresholds,
     ReplaceActivation,
     ReplaceMaxPool,
     SeparateLayers,
@@ -45,7 +46,7 @@ from .levels import repeatable
 from .limits import findings_of, limits_of, most_bits
 from .mismatch import SIGMA, SPREADS, Excitatory, Preset, Sharing
 from .place import MOST_BITS, host_readout, place
-from .profile import BUILT_IN, MANY, Profile, from_json, load_profile
+from .profile import BUILT_IN, Profile, from_json, load_profile
 
 PROFILE, DEFECTS = "profile.json", "defects.csv"
 """The files of an artifact that hold the chip description and, if there is one, the list of defects."""
@@ -68,8 +69,9 @@ class DynapSim(Target, Attaching, Laying):
         readout: whether the host's read-out learns from the labels while the chip calibrates itself.
         code: how the input comes in the default recipe: as a constant current, or as the stream of events that it is.
         levels: the weights of the default recipe: integers of a step for each core, or sums of as many base currents as
-            the weights have bits, one set for a layer, which leaves the layout free to choose its cores.
-        reset: of the neurons in the default recipe.
+            the weights have bits, one set for a layer, which leaves the layout free to choose its cores. Sums where the
+            chip has masks over base currents, if nothing else is asked for.
+        reset: of the neurons in the default recipe; the chip's, if nothing else is asked for.
         sharing, excitatory: of the mismatch, see `mismatch`.
         thermal_on, silence, defects, defect_map, jitter: of the noise, see `noise`.
         tier: discrete neurons, or circuits of differential-pair integrators.
@@ -93,8 +95,8 @@ class DynapSim(Target, Attaching, Laying):
     guard_bits: int | None = None
     batch: int = 16
     code: Literal["direct", "events"] = "direct"
-    levels: Literal["symmetric", "base-currents"] = "symmetric"
-    reset: Literal["subtract", "zero"] = "subtract"
+    levels: Literal["symmetric", "base-currents"] | None = None
+    reset: Literal["subtract", "zero"] | None = None
     preset: Preset | None = None
     sharing: Sharing = "physical"
     excitatory: Excitatory = "fast"
@@ -162,23 +164,10 @@ class DynapSim(Target, Attaching, Laying):
         return limits_of(self.chip, self._most_bits, self.strict)
 
     def pipeline(self) -> Pipeline:
-        chip, common = self.chip, self.chip.shared_per_core
-        tonic = "dc" in common and chip.fan_in > 1
-        bits = self.bits or chip.weight_bits + (chip.weight_coding == "repeated")
-        core = chip.neurons_per_core
-        to_chip: list[Pass] = [LimitFanIn(chip.fan_in - tonic)]
-        if self.levels == "base-currents":
-            if chip.weight_coding == "repeated":
-                raise PipelineError(
-                    f"'{chip.name}' has no base currents: its words repeat one", hint="levels=symmetric"
-                )
-            to_chip += [QuantizeWeights(bits=bits, per="tensor", levels="base-currents"), ShareThresholds(core)]
-        elif "base_weights" in common or "threshold" in common:
-            to_chip += [QuantizeWeights(bits=bits, per="core", core=core), ShareThresholds(core)]
-        else:
-            to_chip += [QuantizeWeights(bits=bits)]
-        if tonic:
-            to_chip += [LimitBiases("tonic", bits, MANY if self.levels == "base-currents" else core)]
+        chip = self.chip
+        reset = self.reset or chip.reset
+        tonic = "dc" in chip.shared_per_core and chip.fan_in > 1
+        lost_above = [RefineThresholds(per="layer", start="layer")] if reset == "zero" else []
         return Pipeline(
             FoldBatchNorm(),
             DropRounding(),
@@ -187,11 +176,30 @@ class DynapSim(Target, Attaching, Laying):
             ReplaceMaxPool(),
             SeparateLayers(),
             PoolNeurons(),
-            ThresholdLayerNorm(steps=self.steps, reset=self.reset, code=self.code),
+            ThresholdLayerNorm(steps=self.steps, reset=reset, code=self.code),
             BiasPerStep(),
-            *to_chip,
+            *lost_above,
+            LimitFanIn(chip.fan_in - tonic),
+            *self._on_cores(tonic),
             LTL(epochs=self.epochs),
         )
+
+    def _on_cores(self, tonic: bool) -> list[Pass]:
+        """The passes that give weights, thresholds and biases what the neurons of a core share."""
+        chip, common, core = self.chip, self.chip.shared_per_core, self.chip.neurons_per_core
+        bits = self.bits or chip.weight_bits + (chip.weight_coding == "repeated")
+        levels = self.levels or ("base-currents" if chip.weight_coding == "masks" else "symmetric")
+        if levels == "base-currents" and chip.weight_coding == "repeated":
+            raise PipelineError(f"'{chip.name}' has no base currents: its words repeat one", hint="levels=symmetric")
+        whole = levels == "base-currents"
+        made: list[Pass] = []
+        if whole:
+            made = [QuantizeWeights(bits=bits, per="tensor", levels=levels), ShareThresholds(core)]
+        elif "base_weights" in common or "threshold" in common:
+            made = [QuantizeWeights(bits=bits, per="core", core=core), ShareThresholds(core)]
+        else:
+            made = [QuantizeWeights(bits=bits)]
+        return [*made, LimitBiases("tonic", bits, core, "layer" if whole else "core")] if tonic else made
 
     def findings(self, graph: Graph) -> list[Finding]:
         return findings_of(graph, self.chip, self._most_bits, self.strict, self.steps)

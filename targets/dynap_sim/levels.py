@@ -4,8 +4,9 @@ r"""The levels that a synapse of the chip can have: integers, or sums of a few c
     base currents   sums of b currents, in steps of a power of two times the graph's: the largest sum is at most
                     2**b, as if the currents were 1, 2, 4, ...; each row of a param may have currents of its own
 
-Sums of base currents are kept as they are, never rounded: they must stand on the grid of `FINEST`, which those of
-quantize-weights{levels=base-currents} do.
+Sums of base currents must stand on the grid of `FINEST`, which those of quantize-weights{levels=base-currents} do. They
+are kept as they are where the neurons that they drive count in their own step. Where these count in the step of another
+layer, or their sums leave no room for so fine a grid, the currents are rounded to it, each of them, and stay currents.
 """
 
 from __future__ import annotations
@@ -71,6 +72,17 @@ def currents(levels: Array) -> list[float]:
             found.append(level)
             sums |= {level + other for other in sums}
     return found
+
+
+def on_grid(levels: Array, step: float, fine: int) -> Array:
+    """The same sums, in the order of `levels` [L], of their currents times `step`, on a grid of 1/fine and never 0."""
+    before = np.array(currents(levels))
+    after = np.maximum(np.rint(before * step * fine), 1) / fine
+    masks = (np.arange(2 ** len(before))[:, None] >> np.arange(len(before))) & 1
+    sums = masks @ before
+    order = np.argsort(sums, kind="stable")
+    found = order[np.searchsorted(sums[order], np.abs(levels).astype(np.float64))]
+    return np.asarray(np.sign(levels) * (masks @ after)[found], np.float32)
 
 
 def in_levels(weight: Array, constraint: Constraint) -> Array:

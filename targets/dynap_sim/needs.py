@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from snnc.ir import LAYERS, Array, Constraint, roles
+from snnc.ir import LAYERS, Array, Constraint, Node, roles
 from snnc.ir.graph import nearest
 
 from .biases import switched_currents, tonic_steps, tonics
@@ -46,7 +46,7 @@ def base_currents(layer: Layer, core: Array, masks: bool) -> tuple[Array, Array]
     """The core of every synapse of a layer, and a current that it is a sum of, in its neuron's weight steps: [n] each.
 
     Integers of b bits, one of them the sign, are sums of b - 1 currents (masks), or one current many times; base
-    currents are themselves; a pool, and a weight alone, is one.
+    currents are themselves; a pool is one, and so is the weight of a scale that is no such sum.
     """
     cores, sizes = [], []
     for node in layer.synapses:
@@ -54,6 +54,9 @@ def base_currents(layer: Layer, core: Array, masks: bool) -> tuple[Array, Array]
         size = (layer.own_unit(node, shape) / layer.units(node))[..., None]
         if node.op in LAYERS and (masks or layer.levels(node).levels is not None):
             size = size * _currents(layer.levels(node), shape)
+        elif (limit := _sums(layer, node)) is not None:
+            step = spread(np.asarray(limit.scale), shape) / layer.units(node)
+            size = step[..., None] * _currents(limit, shape)
         cores.append(np.repeat(core.reshape(-1)[layer.where[node.name]].reshape(-1), size.shape[-1]))
         sizes.append(size.reshape(-1))
     return np.concatenate(cores), np.concatenate(sizes)
@@ -139,6 +142,14 @@ def _own(layer: Layer, role: str) -> Array:
     """A param of the neurons, one value each."""
     given = layer.graph.params[roles(layer.neuron, layer.graph.params)[role]]
     return np.asarray(spread(given, layer.neuron.type.shape), np.float64)
+
+
+def _sums(layer: Layer, node: Node) -> Constraint | None:
+    """What the weight of a scale obeys, where that is sums of base currents."""
+    if node.op != "scale":
+        return None
+    limit = layer.graph.constraints.get(roles(node, layer.graph.params)["factor"])
+    return limit if limit is not None and limit.levels is not None and limit.scale is not None else None
 
 
 def _currents(constraint: Constraint, shape: tuple[int, ...]) -> Array:

@@ -24,7 +24,7 @@ import numpy as np
 from snnc.errors import TargetError
 from snnc.ir import LAYERS, WEIGHTED, WIRING, Array, Attr, Constraint, Graph, Node, Stage, attr_ints, roles, verify
 
-from .levels import BIT, FINEST, TRY, in_levels, placeable
+from .levels import BIT, FINEST, in_levels, on_grid, placeable
 from .unchain import neurons_behind, plain, spread, unchained, unrolled
 
 FINENESS = tuple(FINEST // 2**i for i in range(7))
@@ -268,15 +268,35 @@ class Layer:
         step = np.broadcast_to(self._snap(self.step(node) / unit), _per_neuron(weight))
         if (step <= 0).any():
             raise TargetError("its weight steps are below the chip's resolution", at=node.at)
-        weight = np.asarray(in_levels(weight, level) * step, np.float32)
-        if level.levels is not None and not np.array_equal(weight, self._snap(weight)):
-            why = f"its base currents are finer than 1/{self.fine} weight step, which is all that sums leave room for"
-            raise TargetError(why, at=node.at, hint=f"{TRY}, fewer bits, a smaller fan-in or fewer steps")
-        mask = np.ones(weight.shape, bool) if level.mask is None else level.mask
+        made = np.asarray(in_levels(weight, level) * step, np.float32)
+        levels = level.levels
+        if levels is not None and not np.array_equal(made, self._snap(made)):
+            levels, made = self._rounded(levels, in_levels(weight, level), (self.step(node) / unit).reshape(-1))
+            step = np.ones_like(step)
+        mask = np.ones(made.shape, bool) if level.mask is None else level.mask
         if node.op == "conv":
-            weight, mask, step = (unrolled(a, shape) for a in (weight, mask, step))
-        self.constraints[f"{node.name}.weight"] = Constraint(level.bits, np.array(step), np.array(mask), level.levels)
-        return self._made(node, "local" if node.op == "conv" else node.op, {"weight": weight}, own)
+            made, mask, step = (unrolled(a, shape) for a in (made, mask, step))
+        self.constraints[f"{node.name}.weight"] = Constraint(level.bits, np.array(step), np.array(mask), levels)
+        return self._made(node, "local" if node.op == "conv" else node.op, {"weight": made}, own)
+
+    def _rounded(self, levels: Array, weight: Array, step: Array) -> tuple[Array, Array]:
+        """Levels [rows, L] and weights whose base currents are on the grid, in steps of 1.
+
+        Args:
+            levels: [L] or [rows, L].
+            weight: [rows, ...], of these levels.
+            step: of every row, or of all.
+        """
+        count = len(weight)
+        before, steps = np.broadcast_to(levels, (count, levels.shape[-1])), np.broadcast_to(step, count)
+        kinds, kind = np.unique(np.column_stack([steps, before]), axis=0, return_inverse=True)
+        after = np.stack([on_grid(row[1:], float(row[0]), self.fine) for row in kinds])[kind.reshape(-1)]
+        flat = weight.reshape(count, -1)
+        made = np.empty_like(flat)
+        for i in range(count):
+            made[i] = after[i][np.abs(flat[i][:, None] - before[i]).argmin(axis=1)]
+        ranked = np.sort(after, axis=1)
+        return (ranked[0] if (ranked == ranked[0]).all() else ranked), made.reshape(weight.shape)
 
     def _pool(self, node: Node) -> Node:
         """An average pool as depthwise synapses, each a share of the window, times what a spike is worth."""

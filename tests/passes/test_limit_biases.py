@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from snnc.errors import GraphError, PipelineError
-from snnc.ir import Array, Constraint, Graph, Stage, parse, to_text, verify
+from snnc.ir import Array, Constraint, Graph, Stage, parse, roles, to_text, verify
 from snnc.passes import LimitBiases
 from snnc.passes.limit_biases import RATIOS, direct_current, integers, tonic_step
 from snnc.pipeline import Context, Pipeline
@@ -173,6 +173,41 @@ def test_neurons_of_a_channel_on_several_cores_have_one_step() -> None:
     assert scale.shape == (2, 2, 1)
     assert (scale[:, 0] == scale[:, 1]).all()
     assert scale[0, 0, 0] != scale[1, 0, 0]
+
+
+def test_cores_of_a_layer_share_a_step_if_asked_to() -> None:
+    """Any of its neurons may then share a core."""
+    bias = [4, 2, 0.9, -0.1]
+    cores, layer = (limited(network(bias), method="tonic", per=per)[0] for per in ("core", "layer"))
+    one, two = (np.unique(np.asarray(made.constraints["conv.bias"].scale)) for made in (layer, cores))
+    assert (len(one), len(two)) == (1, 2)
+    np.testing.assert_allclose(one, tonic_step(np.array(bias), integers(4)))
+    switched, _ = limited(network([4, 2, 1, -1]), per="layer")
+    np.testing.assert_allclose(switched.params["conv.bias"], [3, 3, 0, 0])
+
+
+def meeting() -> Graph:
+    """Three biased layers, one of them through a wire, whose currents are added up in front of the same neurons."""
+    b = Builder({"x": (2, 2, 1)}, 4)
+    b("current", "encode", "x")
+    for name, bias in (("one", [4, 2, 1, -1]), ("two", [1, 1, 0.5, 0])):
+        b(name, "conv", "current", weight=np.ones((4, 2, 1, 1)), bias=bias, bias_at="per-step")
+    b("line", "reshape", "current", shape=(4,))
+    b("short", "dense", "line", weight=np.ones((8, 4)), bias=np.arange(8) / 8, bias_at="per-step")
+    b("square", "reshape", "short", shape=(4, 2, 1))
+    b("lif", "lif", b("both", "add", b("sum", "add", "one", "two"), "square"))
+    b("flat", "reshape", "lif", shape=(8,))
+    return b.graph(b("out", "decode", b("head", "dense", "flat", weight=np.ones((2, 8)))))
+
+
+@pytest.mark.parametrize("method", ["tonic", "dc-bit"])
+def test_layers_that_meet_have_one_bias(method: str) -> None:
+    new, notes = limited(meeting(), method=method)
+    biased = {node.name: name for node in new.nodes if (name := roles(node, new.params).get("bias")) is not None}
+    assert biased == {"one": "one.bias", "short": "short.bias"}, "wires are left alone"
+    assert notes[0] == "two: its bias is added to that of one"
+    whole, _ = limited(network([5, 3, 1.5, -1]), method=method)
+    np.testing.assert_allclose(new.params["one.bias"], whole.params["conv.bias"], rtol=1e-6)
 
 
 def test_a_bias_for_every_neuron() -> None:

@@ -88,6 +88,28 @@ def test_start_potentials_take_what_is_left_on_average() -> None:
     assert left(refined(before, rounds=4)) < left(refined(before, rounds=0))
 
 
+@pytest.mark.parametrize("per", ["channel", "layer"])
+def test_a_core_starts_all_neurons_alike_in_their_thresholds(per: str) -> None:
+    before = lowered(lenet())
+    after = refined(before, per=per, start="layer")
+    assert error(after) < error(before)
+    for node in [n for n in after.nodes if n.op == "lif"]:
+        theta, u0 = (
+            np.broadcast_to(after.params[roles(node, after.params)[role]], node.type.shape[:1])
+            for role in ("theta", "u0")
+        )
+        np.testing.assert_allclose(u0 / theta, (u0 / theta)[0], rtol=1e-5)
+
+
+@pytest.mark.parametrize("network", [lenet, residual])
+def test_neurons_that_lose_what_is_above_their_threshold_are_made_up_for(network: object) -> None:
+    """A reset to zero makes counts too small: spikes that are worth less, and more of them, are nearer."""
+    graph = network()  # type: ignore[operator]
+    spiking, _ = Pipeline.parse(LOWER.replace("steps=4", "steps=8 reset=zero"))(graph, data=data_for(graph))
+    made = refined(spiking, per="layer", start="layer")
+    assert error(made) < 0.8 * error(spiking)
+
+
 def test_the_read_out_is_right_on_average() -> None:
     """Class by class, on the calibration samples themselves."""
     after = refined(lowered(mlp()))

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from snnc.ir import Constraint
-from snnc.sim.cores import channels_per_core, filled, weight_steps
+from snnc.sim.cores import channels_per_core, filled, meeting, weight_steps
 from tests.graphs import Builder
 
 
@@ -44,6 +44,20 @@ def network() -> Builder:
     b("turned", "transpose", b("line", "reshape", "sum", shape=(4, 3)), perm=(1, 0))
     b("lif", "lif", "turned")
     return b
+
+
+def test_layers_whose_currents_are_added_up_meet() -> None:
+    b = network()
+    b("flat", "reshape", "lif", shape=(12,))
+    b("three", "dense", "flat", weight=np.ones((6, 12)))
+    b("four", "dense", "flat", weight=np.ones((3, 12)))
+    b("five", "dense", "flat", weight=np.ones((3, 12)))
+    b("lif2", "lif", b("all", "add", "three", b("side", "concat", "four", "five", axis=0)))
+    graph = b.graph(b("out", "decode", "lif2"))
+    nodes = [node for node in graph.nodes if node.op in ("conv", "dense")]
+    found = [[node.name for node in group] for group in meeting(graph, nodes)]
+    assert found == [["conv", "plain"], ["three", "four", "five"]]
+    assert meeting(graph, nodes[1:2]) == [nodes[1:2]]
 
 
 def test_weight_steps_come_through_sums_and_wires() -> None:

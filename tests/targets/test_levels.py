@@ -145,13 +145,58 @@ def test_levels_that_no_synapse_holds(levels: list[float], why: str) -> None:
 
 
 def test_currents_finer_than_sums_leave_room_for() -> None:
-    """Large sums, a coarse grid: refused rather than rounded."""
-    graph = network(bits=2)
+    """Large sums, a coarse grid: each current is rounded to it, and its sums are sums of what it became."""
+    graph = network(bits=3)
     theta = roles(graph["lif2"], graph.params)["theta"]
-    place(graph.edit(params={theta: np.asarray(2.0**15, np.float32)}))
-    with pytest.raises(TargetError, match="its base currents are finer than 1/") as caught:
-        place(graph.edit(params={theta: np.asarray(2.0**18, np.float32)}))
-    assert caught.value.at == "two (dense)"
+    exact = place(graph.edit(params={theta: np.asarray(2.0**15, np.float32)}))
+    coarse = place(graph.edit(params={theta: np.asarray(2.0**17, np.float32)}))
+    before, after = (made.constraints["two.weight"].levels for made in (exact, coarse))
+    assert before is not None
+    assert after is not None
+    assert len(currents(after)) == len(currents(before)) == 3
+    np.testing.assert_array_equal(np.rint(after * 16), after * 16)
+    np.testing.assert_allclose(after, before, atol=3 / 32)
+    assert not np.array_equal(after, before)
+    limit, weight = coarse.constraints["two.weight"], coarse.params["two.weight"]
+    np.testing.assert_array_equal(limit.project(weight), weight)
+    np.testing.assert_allclose(weight, exact.params["two.weight"], atol=3 / 32)
+
+
+def two_layers(per: str) -> tuple[Graph, Graph]:
+    """Two layers of weights of different sizes whose currents meet at the same neurons: quantized, and placed."""
+    b, rng = Builder({"x": (12,)}, 4), np.random.default_rng(4)
+    b("now", "encode", "x")
+    for name, size in (("one", 1.0), ("two", 0.3)):
+        b(name, "dense", "now", weight=np.asarray(size * rng.normal(size=(8, 12)), np.float32))
+    b("lif1", "lif", b("sum", "add", "one", "two"), theta=2.0, u0=1.0)
+    b("count", "decode", "lif1")
+    options = {"core": 4} if per == "core" else {}
+    made = QuantizeWeights(levels="base-currents", per=per, **options).run(b.graph("count"), Context())  # type: ignore[arg-type]
+    return made, place(made)
+
+
+def test_layers_that_meet_at_the_same_neurons_have_one_set_of_currents() -> None:
+    made, placed = two_layers("tensor")
+    assert np.array_equal(made.constraints["one.weight"].levels, made.constraints["two.weight"].levels)
+    step = made.constraints["one.weight"].scale
+    assert step is not None
+    ratio = placed.params["two.weight"] / np.where(made.params["two.weight"] == 0, 1, made.params["two.weight"])
+    np.testing.assert_allclose(ratio[ratio != 0], ratio.max(), rtol=1e-6, err_msg="nothing was rounded")
+    found = {f.limit: f for f in DynapSim().findings(made)}
+    assert (found["base currents per core"].value, found["base currents per core"].ok) == (4, True)
+
+
+def test_currents_of_layers_that_meet_with_sets_of_their_own() -> None:
+    """One of them sets what the neurons count in; the other's currents are rounded to the grid, and stay four."""
+    made, placed = two_layers("core")
+    unit = placed.params["one.weight"] / np.where(made.params["one.weight"] == 0, 1, made.params["one.weight"])
+    step = unit.max(axis=1, keepdims=True)
+    for name in ("one.weight", "two.weight"):
+        limit = placed.constraints[name]
+        assert limit.levels is not None
+        assert {len(currents(own)) for own in np.atleast_2d(limit.levels)} == {4}
+        np.testing.assert_array_equal(limit.project(placed.params[name]), placed.params[name])
+        np.testing.assert_allclose(placed.params[name], made.params[name] * step, atol=4 / 2048 + 1e-5)
 
 
 def test_integers_need_no_set() -> None:

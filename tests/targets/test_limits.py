@@ -207,9 +207,30 @@ def test_the_honest_recipe_passes_every_wall() -> None:
         strict = DynapSim(strict=True)
         assert [f for f in strict.findings(graph) if f.wall and not f.ok] == []
         strict.place(graph)
-    assert str(DynapSim().pipeline()).endswith(
-        "limit-fan-in{k=63},quantize-weights{per=core},share-thresholds,limit-biases{method=tonic},ltl"
+    assert str(DynapSim(levels="symmetric", reset="subtract").pipeline()).endswith(
+        "bias-per-step,limit-fan-in{k=63},quantize-weights{per=core},share-thresholds,limit-biases{method=tonic},ltl"
     )
+
+
+@pytest.mark.parametrize("net", ["plain", "residual", "pooled"])
+def test_networks_of_the_default_recipe_are_what_the_chip_has(net: str) -> None:
+    """Its resets, its fan-in, and of all that a core has one of no more; a shortcut is a sum of the same currents."""
+    target = DynapSim(epochs=1, fan_in=21, strict=True)
+    graph, _ = target.pipeline()(teacher(net), data=data(net))
+    assert [f for f in target.findings(graph) if not f.ok and "per chip" not in f.limit] == []
+    found = {f.layer: f.value for f in target.findings(graph) if f.limit == "base currents per core"}
+    assert set(found.values()) <= {1, 4}, "a pool is one"
+    assert str(DynapSim().pipeline()).endswith(
+        "threshold-layernorm{reset=zero},bias-per-step,refine-thresholds{per=layer start=layer},limit-fan-in{k=63},"
+        "quantize-weights{per=tensor levels=base-currents},share-thresholds,limit-biases{method=tonic per=layer},ltl"
+    )
+
+
+@pytest.mark.parametrize(("profile", "zero"), [("se1", True), ("ideal", False)])
+def test_recipes_follow_the_chip(profile: str, zero: bool) -> None:
+    text = str(DynapSim(profile=profile).pipeline())
+    assert "base-currents" not in text
+    assert ("reset=zero" in text) == ("refine-thresholds" in text) == zero
 
 
 # --- profiles as options
