@@ -183,7 +183,7 @@ def main(given: Sequence[str] | None = None) -> None:
     parser.add_argument("--train", type=int, default=2000)
     parser.add_argument("--test", type=int, default=1000)
     parser.add_argument("--repairs", nargs="+", default=list(ROWS))
-    parser.add_argument("--recipe", default="levels=symmetric", help="options of the target that makes the network")
+    parser.add_argument("--recipe", default="", help="options of the target that makes the network")
     parser.add_argument("--tune", action="store_true")
     args = parser.parse_args(given)
     plans = [Plan.parse(text) for text in args.repairs]

@@ -4,7 +4,7 @@
     python benchmarks/chips.py noise    [the same]
     python benchmarks/chips.py tiers    [--images 500]
 
-`mismatch` and `noise`: a network (recipe below: T = 16, 4 bits per channel, LTL) on devices 0, 1, ...; test accuracy
+`mismatch` and `noise`: a network (the recipe of dynap-sim) on devices 0, 1, ...; test accuracy
 before, after one epoch of the float rule and of the hardware rule, mean +- standard deviation (worst); writes per
 synapse in that epoch (of the last chip), seconds of the last hardware calibration. `--rows`: rows by their options.
 `--model fashion`: `fashion_cnn_torch13` (needs SNNC_MODELS and SNNC_DATA), trained and calibrated on `--train` images.
@@ -40,11 +40,6 @@ from snnc.targets.dynap_sim.registers import Wear
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 FASHION = "fashion_cnn_torch13"
-RECIPE = (
-    "fold-batchnorm,drop-rounding,rectify,replace-activation,replace-max-pool,separate-layers,pool-neurons,"
-    "threshold-layernorm{steps=16},bias-per-step,limit-fan-in{k=64},quantize-weights{bits=4},ltl{epochs=5}"
-)
-"""Weight steps per channel and analog biases: what a core shares is left out here."""
 MISMATCH = (
     "mismatch=0", "mismatch=0.2", "mismatch=0.4", "mismatch=0.2 sharing=shared", "mismatch=0.4 sharing=shared",
     "preset=measured", "preset=measured excitatory=slow", "preset=buchel", "preset=rockpool",
@@ -59,13 +54,13 @@ NOISE = tuple(
 )  # fmt: skip
 CIRCUITS: dict[str, dict[str, float]] = {
     "as it is": {},
-    "tau_syn = 0.5 ms": {"tau_syn": 5e-4},
-    "tau_syn = 2 ms": {"tau_syn": 2e-3},
+    "tau_syn = 1 ms": {"tau_syn": 1e-3},
     "tau_syn = 4 ms": {"tau_syn": 4e-3},
-    "t_ref = 0.5 ms": {"t_ref": 5e-4},
+    "t_ref = 0.1 ms": {"t_ref": 1e-4},
+    "tau_syn = 4 ms, t_ref = 0.1 ms": {"tau_syn": 4e-3, "t_ref": 1e-4},
     "with positive feedback": {"feedback": 1.0},
-    "tau_syn = 10 ms, t_ref = 1 ms (Rockpool), step 2 ms": {"tau_syn": 1e-2, "t_ref": 1e-3},
-    "the same, step 20 ms": {"tau_syn": 1e-2, "t_ref": 1e-3, "dt": 2e-2},
+    "tau_syn = 10 ms (Rockpool), step 2 ms": {"tau_syn": 1e-2},
+    "the same, step 20 ms": {"tau_syn": 1e-2, "dt": 2e-2},
 }
 
 
@@ -84,7 +79,7 @@ def loaded(model: str, train: int, test: int) -> tuple[snnc.Graph, data.Data]:
 def network(model: str, train: int, test: int) -> tuple[snnc.Graph, data.Data]:
     """A network after the recipe, and its data."""
     graph, samples = loaded("digits" if model == "digits" else FASHION, train, test)
-    snn, _ = snnc.Pipeline.parse(RECIPE)(graph, data=samples)
+    snn, _ = DynapSim().pipeline()(graph, data=samples)
     x, labels = samples.test.x(), samples.test.labels
     shares = [accuracy(snnc.simulate(g, x, "torch"), labels) for g in (graph, snn)]
     print(f"{model}: ANN {shares[0]:.2%}, SNN {shares[1]:.2%}, {len(labels)} test samples", flush=True)

@@ -3,7 +3,8 @@
     python benchmarks/fan_in.py [--k 64] [--bits 4] [--epochs 2] [--train 2000] [--test 1000] [--seeds 3]
                                 [--methods NAME ...] [--models NAME ...]
 
-The recipe of dynap-sim with `limit-fan-in` free, prune, split and auto: test accuracy converted and after LTL, neurons.
+The recipe of `dynap-sim{levels=symmetric reset=subtract}` with `limit-fan-in` free, prune, split and auto: test
+accuracy converted and after LTL, neurons.
 LTL with several seeds: mean and standard deviation. The digits example always (its wall is 16 inputs: it has no layer
 beyond 64), MNIST and Fashion-MNIST models where SNNC_MODELS and SNNC_DATA are set.
 """
@@ -93,7 +94,7 @@ def main() -> None:
     print("method | fan-in | neurons | converted | after LTL | seconds")
     folders = [os.environ.get(name) for name in ("SNNC_MODELS", "SNNC_DATA")]
     for name in given.models:
-        target = DynapSim(fan_in=given.k, bits=given.bits, epochs=given.epochs)
+        target = DynapSim(fan_in=given.k, bits=given.bits, epochs=given.epochs, levels="symmetric", reset="subtract")
         if name == "digits":
             target = replace(target, fan_in=min(given.k, DIGITS_WALL))
             graph, samples = snnc.load(EXAMPLES / "digits_cnn.onnx"), data.load(EXAMPLES / "digits.npz")

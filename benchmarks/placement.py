@@ -8,7 +8,7 @@ and hops between chips per inference, of neurons placed at random, layer after l
 processor time that takes, and the walls that break. In order, cores often listen to more sources than there are tags
 before they are full; a row shows what that order costs without this wall, and `below in order` is below the cheaper.
 
-The digits example always; MNIST and Fashion-MNIST models, as the recipe of dynap-sim leaves them before training, where
+The digits example always; MNIST and Fashion-MNIST models, before training, where
 SNNC_MODELS and SNNC_DATA are set; `conv100k`, a network of 102,336 neurons with up to 64 connections each, weights
 and rates drawn. `--methods greedy mtkahypar` adds the partitioner of the extra `placement`. What breaks no wall is
 replayed, and must deliver exactly the netlist.
@@ -130,7 +130,7 @@ def layers(nets: Netlist) -> dict[str, Array]:
 
 
 def compiled(name: str, samples: int) -> Netlist | None:
-    """A real network as the recipe of dynap-sim leaves it before training; None without models or data."""
+    """A real network as dynap-sim{levels=symmetric reset=subtract} leaves it untrained; None without its files."""
     if name == "digits":
         graph, images = snnc.load(EXAMPLES / "digits_cnn.onnx"), data.load(EXAMPLES / "digits.npz")
     else:
@@ -142,7 +142,11 @@ def compiled(name: str, samples: int) -> Netlist | None:
         images = data.load(f"{folders[1]}/{where}.npz", scaling=scaling, train_samples=1000)
         [kind] = graph.inputs.values()
         images = replace(images, train=replace(images.train, raw=fitted(images.train.raw, kind.shape)))
-    lowering = [p for p in DynapSim(steps=STEPS, fan_in=FAN_IN).pipeline().passes if not isinstance(p, Trainer)]
+    lowering = [
+        p
+        for p in DynapSim(steps=STEPS, fan_in=FAN_IN, levels="symmetric", reset="subtract").pipeline().passes
+        if not isinstance(p, Trainer)
+    ]
     images = replace(images, validation=images.train.take(1), test=images.train.take(1))  # nothing is judged here
     snn, _ = snnc.Pipeline(*lowering)(graph, data=images)
     placed = place(snn)

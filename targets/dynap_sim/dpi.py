@@ -56,8 +56,8 @@ class Circuit:
 
     Attributes:
         dt: what one discrete time step stands for.
-        tau_syn, t_ref: an operating point for rates of up to one spike a step: charge arrives about in its step, and
-            refractory periods cost few spikes. Rockpool's own are 10 ms and 1 ms.
+        tau_syn, t_ref: an operating point for rates of up to one spike a step: charge arrives soon enough for a sample
+            of 16 steps, and late enough to be added up with what inhibits it. Rockpool's own are 10 ms and 1 ms.
         gain, gain_syn: Igain / Ileak of the membrane (where Ileak is as set), Igain / Itau of the synapse.
         saturation: Isat; no source gives one.
         feedback: share of the positive feedback Ifb; 0 leaves the upstroke of a spike to the comparator at Ith. With
@@ -65,8 +65,8 @@ class Circuit:
     """
 
     dt: float = field(default_factory=step)
-    tau_syn: float = 1e-3
-    t_ref: float = 1e-4
+    tau_syn: float = 2e-3
+    t_ref: float = 1e-3
     t_pulse: float = field(default_factory=lambda: load_profile("se2").times.t_pulse)
     gain: float = 4.0
     gain_syn: float = 100.0

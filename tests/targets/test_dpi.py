@@ -21,7 +21,8 @@ from snnc.targets.dynap_sim.mismatch import Mismatch
 from snnc.targets.dynap_sim.place import place
 from tests.targets.networks import data, exact, images
 
-FINE = Circuit()
+FINE = Circuit(tau_syn=1e-3, t_ref=1e-4)
+"""Fast synapses: what arrives in a step acts in it."""
 
 
 def one(theta: float, u0: float = 0.0, alpha: float = 1.0) -> Graph:

@@ -104,7 +104,7 @@ def told(graph: Graph, profile: Profile | str = "se2") -> tuple[float, float, st
 
 def test_the_currents_of_a_layer_by_hand() -> None:
     """Weights of 10, 20 and 40 nA; a threshold of 20 steps, each 4 pulses' charge over the slowest time constant."""
-    pulse = 1e-8 * 100 * (1 - math.exp(-1e-5 / 1e-3)) * 1e-3
+    pulse = 1e-8 * 100 * (1 - math.exp(-1e-5 / 2e-3)) * 2e-3
     slowest = 3e-12 * 0.025 / (0.705 * 5e-13)
     theta = 20 * 4 * pulse / slowest
     wanted = Wanted((1e-8, 2e-8, 4e-8), (("threshold", theta),))
