@@ -41,11 +41,12 @@ from snnc.train import LTL
 
 from .chip import DynapChip, model
 from .defects import DefectMap
+from .host import host_readout
 from .layout import laid_out
 from .levels import repeatable
 from .limits import findings_of, limits_of, most_bits
 from .mismatch import SIGMA, SPREADS, Excitatory, Preset, Sharing
-from .place import MOST_BITS, host_readout, place
+from .place import MOST_BITS, place
 from .profile import BUILT_IN, Profile, from_json, load_profile
 
 PROFILE, DEFECTS = "profile.json", "defects.csv"

@@ -34,7 +34,8 @@ from snnc.errors import PipelineError, TargetError
 from snnc.ir import WEIGHTED, Array, Graph, Node, roles
 
 from .cores import cores
-from .place import synapses, tonic
+from .place import tonic
+from .wiring import synapses
 
 Preset: TypeAlias = Literal["ltl", "buchel", "measured", "rockpool", "none"]
 Sharing: TypeAlias = Literal["physical", "shared"]

@@ -16,23 +16,20 @@ a synapse listens to; between synapses and neurons only what orders them anew.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
 
 from snnc.errors import TargetError
-from snnc.ir import LAYERS, WEIGHTED, WIRING, Array, Attr, Constraint, Graph, Node, Stage, attr_ints, roles, verify
+from snnc.ir import LAYERS, Array, Constraint, Graph, Node, Stage, attr_ints, roles, verify
 
+from .host import host_readout
 from .levels import BIT, FINEST, in_levels, on_grid, placeable
-from .unchain import neurons_behind, plain, spread, unchained, unrolled
+from .unchain import spread, unchained, unrolled
+from .wiring import hidden, reads, share, synapses
 
 FINENESS = tuple(FINEST // 2**i for i in range(7))
 """Steps into which analog parameters divide a weight step, the finest first."""
-CROSSING = ("conv", "dense", "local", "avgpool")
-"""Ops behind which a spike's worth can go into the synapse."""
-JOINING = ("add", "reshape", "transpose", "concat")
-"""Ops through which currents reach neurons, each of them one."""
 EXACT = 2**24 // min(FINENESS)
 """Potentials that may reach this many weight steps are refused."""
 ANALOG_BITS = 24
@@ -89,57 +86,6 @@ def counted(graph: Graph) -> tuple[Layer, ...]:
     return tuple(Layer(graph, node) for node in graph.nodes if node.op == "lif")
 
 
-def host_readout(graph: Graph) -> Graph:
-    """Decode the spikes themselves and read them out analog: sum_t W s[t] = W sum_t s[t], biases T-fold.
-
-    A spiking max pool in the read-out is the maximum of the counts.
-    """
-    tail = {
-        n.name for n in graph.nodes if n.type.kind == "current" and n.op != "encode" and not graph.feeds(n.name, "lif")
-    }
-    tail |= {
-        n.name
-        for n in graph.nodes
-        if n.op in (*WIRING, "concat", "maxpool") and n.type.kind == "spikes" and not graph.feeds(n.name, "lif")
-    }
-    if not tail:
-        return graph
-    skip = _delay(graph, tail)
-    made: dict[str, Node] = {}
-    params: dict[str, Array] = {}
-    rename: dict[str, str] = {}
-    for node in graph.nodes:
-        if node.op == "decode" and node.inputs[0] in tail:
-            rename[node.name] = node.inputs[0]
-        elif node.name in tail:
-            inputs = []
-            for name in node.inputs:
-                if name in graph.params or name in tail:
-                    inputs.append(name)
-                    continue
-                inputs.append(f"{name}.count")
-                made[f"{name}.count"] = Node(f"{name}.count", "decode", (name,), skip, graph[name].origin)
-            attrs: dict[str, Attr] = {k: v for k, v in node.attrs.items() if k != "bias_at"}
-            if node.attrs.get("bias_at") == "per-step":
-                bias = roles(node, graph.params)["bias"]
-                params[bias] = graph.params[bias] * np.float32(graph.steps)
-            made[node.name] = replace(node, inputs=tuple(inputs), attrs=attrs)
-        else:
-            made[node.name] = node
-    return graph.edit(made.values(), params=params, rename=rename)
-
-
-def _delay(graph: Graph, tail: set[str]) -> Mapping[str, Attr]:
-    """How late the read-out behind `tail` begins to count: the attributes of its decodes, which must be the same."""
-    ends = [node for node in graph.nodes if node.op == "decode" and node.inputs[0] in tail]
-    if late := [n for n in ends if n.attrs != ends[0].attrs]:
-        raise TargetError(f"'{ends[0].name}' and '{late[0].name}' skip different steps", at=late[0].at)
-    pools = [graph[name] for name in sorted(tail) if graph[name].op == "maxpool"]
-    if pools and any(n.attrs.get("skip") for n in ends):
-        raise TargetError("a max pool in a delayed read-out", at=pools[0].at, hint="threshold-layernorm{skip=0}")
-    return ends[0].attrs if ends else {}
-
-
 class Layer:
     """One layer of neurons and the synapses onto it."""
 
@@ -147,7 +93,7 @@ class Layer:
         self.graph, self.neuron = graph, neuron
         self.where = dict(synapses(graph, graph.values(neuron)[0], _numbered(neuron.type.shape)))
         self.synapses = [graph[name] for name in self.where]
-        _hidden(graph, graph.values(neuron)[0])
+        hidden(graph, graph.values(neuron)[0])
         self.params: dict[str, Array] = {}
         self.constraints: dict[str, Constraint] = {}
         self.fine = FINENESS[0]
@@ -180,13 +126,13 @@ class Layer:
         """What all inputs of a synapse node's neurons, and their bias, can add in a step; in units of the graph."""
         own, shape = roles(node, self.graph.params), node.type.shape
         if node.op == "avgpool":
-            made = np.full(shape, abs(_share(self.graph, node)) * math.prod(attr_ints(node, "kernel")))
+            made = np.full(shape, abs(share(self.graph, node)) * math.prod(attr_ints(node, "kernel")))
         elif node.op == "scale":
             made = np.abs(spread(self.graph.params[own["factor"]], shape)).astype(np.float64)
         else:
             weight = np.abs(self.graph.params[own["weight"]]).astype(np.float64)
             rows = shape if node.op == "local" else shape[:1]
-            made = spread(weight.reshape(*rows, -1).sum(axis=-1), shape) * abs(_reads(self.graph, node)[1])
+            made = spread(weight.reshape(*rows, -1).sum(axis=-1), shape) * abs(reads(self.graph, node)[1])
         return made + np.abs(spread(self.graph.params[own["bias"]], shape)) if "bias" in own else made
 
     def _roundings(self) -> int:
@@ -226,7 +172,7 @@ class Layer:
     def own_unit(self, node: Node, shape: tuple[int, ...]) -> Array:
         """The weight step of a synapse node's neurons, were there no other synapses onto them."""
         if node.op == "avgpool":
-            return np.full(shape, abs(_share(self.graph, node)), np.float32)
+            return np.full(shape, abs(share(self.graph, node)), np.float32)
         if node.op == "scale":
             return np.abs(spread(self.graph.params[roles(node, self.graph.params)["factor"]], shape))
         return spread(np.broadcast_to(self.step(node).reshape(-1), shape[:1]), shape)
@@ -248,7 +194,7 @@ class Layer:
 
     def step(self, node: Node) -> Array:
         """What one spike through a weight of level 1 adds."""
-        return np.asarray(np.asarray(self.levels(node).scale) * np.float32(_reads(self.graph, node)[1]), np.float32)
+        return np.asarray(np.asarray(self.levels(node).scale) * np.float32(reads(self.graph, node)[1]), np.float32)
 
     def _synapse(self, node: Node) -> Node:
         if node.op == "avgpool":
@@ -302,10 +248,10 @@ class Layer:
         """An average pool as depthwise synapses, each a share of the window, times what a spike is worth."""
         channels, high, wide = node.type.shape
         kernel = attr_ints(node, "kernel")
-        share = np.full((channels, high, wide, 1, *kernel), _share(self.graph, node), np.float32)
+        each = np.full((channels, high, wide, 1, *kernel), share(self.graph, node), np.float32)
         if not node.attrs["count_include_pad"] and any(attr_ints(node, "pads")):
             raise TargetError("an average pool with pads that do not count", at=node.at)
-        weight = self._snap(share / self.units(node).reshape(channels, high, wide, 1, 1, 1))
+        weight = self._snap(each / self.units(node).reshape(channels, high, wide, 1, 1, 1))
         attrs = {k: v for k, v in node.attrs.items() if k not in ("kernel", "count_include_pad")}
         made = replace(node, attrs={**attrs, "group": channels})
         return self._made(made, "local", {"weight": weight}, {})
@@ -316,7 +262,7 @@ class Layer:
         if "bias" in own:
             names.append(f"{node.name}.bias")
             self.params[names[-1]], self.constraints[names[-1]] = self._bias(node, own["bias"])
-        return replace(node, op=op, inputs=(_reads(self.graph, node)[0], *names))
+        return replace(node, op=op, inputs=(reads(self.graph, node)[0], *names))
 
     def _bias(self, node: Node, name: str) -> tuple[Array, Constraint]:
         """A bias in weight steps: any multiple of 1/f, or levels that it was given (of a set: each rounded to 1/f)."""
@@ -353,80 +299,10 @@ def _sets_unit(node: Node) -> int:
     return 0 if node.op in LAYERS else 1 if node.op == "avgpool" else 2
 
 
-def synapses(graph: Graph, name: str, where: Array) -> list[tuple[str, Array]]:
-    """The synapse nodes whose currents meet in the value `name`, each with the neurons it drives.
-
-    Args:
-        where: in the shape of the value: the (flat) number of the neuron that each of its elements drives.
-
-    Raises:
-        TargetError: something stands in between, or before, that no synapse is.
-    """
-    if name not in graph:
-        raise TargetError(f"neurons read the input '{name}' without a synapse", at=name)
-    node = graph[name]
-    if node.op in JOINING:
-        return [s for value, part in _inwards(graph, node, where) for s in synapses(graph, value, part)]
-    if node.op not in (*WEIGHTED, "avgpool"):
-        raise TargetError(f"'{node.op}' stands between synapses and neurons", at=node.at)
-    source = _reads(graph, node)[0]
-    if not plain(graph, source) and source in graph:
-        op = neurons_behind(graph, source)
-        if not op:
-            raise TargetError("reads neurons and the input together, through wiring", at=node.at)
-        before = {"avgpool": "pool-neurons", "maxpool": "replace-max-pool"}.get(op)
-        hint = f"run {before} before threshold-layernorm" if before else ""
-        raise TargetError(f"reads '{op}', not neurons: synapses do not chain", at=node.at, hint=hint)
-    return [(name, where)]
-
-
-def _inwards(graph: Graph, node: Node, where: Array) -> list[tuple[str, Array]]:
-    """The values that a sum or a wire reads, each with the neurons that its elements drive."""
-    values = graph.values(node)
-    if node.op == "reshape":
-        return [(values[0], where.reshape(graph.type(values[0]).shape))]
-    if node.op == "transpose":
-        return [(values[0], where.transpose(np.argsort(attr_ints(node, "perm"))))]
-    if node.op == "concat":
-        axis = int(str(node.attrs["axis"]))
-        cuts = np.cumsum([graph.type(value).shape[axis] for value in values])[:-1]
-        return list(zip(values, np.split(where, cuts, axis=axis), strict=True))
-    return [(value, where) for value in values]
+def _per_neuron(weight: Array) -> tuple[int, ...]:
+    """The shape of one step for each neuron or channel."""
+    return (len(weight), *[1] * (weight.ndim - 1))
 
 
 def _numbered(shape: tuple[int, ...]) -> Array:
     return np.arange(math.prod(shape)).reshape(shape)
-
-
-def _reads(graph: Graph, synapse: Node) -> tuple[str, float]:
-    """What synapses read, behind a scale that only says what spikes are worth, and that worth.
-
-    threshold-layernorm leaves such a scale where it cannot go into all that reads it: at sums and pools.
-    """
-    name = graph.values(synapse)[0]
-    if name in graph and graph[name].op == "scale" and synapse.op in CROSSING:
-        own = roles(graph[name], graph.params)
-        factor = graph.params[own["factor"]]
-        if "bias" not in own and factor.size == 1 and (factor > 0 or synapse.op == "avgpool"):
-            return graph.values(graph[name])[0], float(factor.reshape(()))
-    return name, 1.0
-
-
-def _share(graph: Graph, pool: Node) -> float:
-    """The weight of one input of an average pool."""
-    return _reads(graph, pool)[1] / math.prod(attr_ints(pool, "kernel"))
-
-
-def _hidden(graph: Graph, name: str) -> None:
-    """Refuse that anything but neurons reads a current that meets in the value `name`: no host sees currents."""
-    for user in graph.users(name):
-        if user.op not in (*JOINING, "lif") and not (user.op in CROSSING and _reads(graph, user)[0] != name):
-            raise TargetError(f"'{user.name}' reads a current, which leaves no chip", at=graph[name].at)
-    if graph[name].op in JOINING:
-        for value in graph.values(graph[name]):
-            _hidden(graph, value)
-
-
-def _per_neuron(weight: Array) -> tuple[int, ...]:
-    """The shape of one step for each neuron or channel."""
-    return (len(weight), *[1] * (weight.ndim - 1))

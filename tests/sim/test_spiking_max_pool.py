@@ -17,7 +17,8 @@ from snnc.passes import BiasPerStep, ReluBeforeMaxPool, ThresholdLayerNorm
 from snnc.pipeline import Context, Pipeline
 from snnc.sim import cost, reference
 from snnc.sim.torch import evaluate, forward, run, tensors, to_tensor
-from snnc.targets.dynap_sim.place import host_readout, place
+from snnc.targets.dynap_sim.host import host_readout
+from snnc.targets.dynap_sim.place import place
 from tests.graphs import Builder, data_for, integers, lenet
 from tests.sim.executors import EXECUTORS, Trace, by_reference
 

@@ -30,10 +30,11 @@ from snnc.target import Artifact
 from snnc.targets import DynapSim
 from snnc.targets.dynap_sim.chip import DynapChip
 from snnc.targets.dynap_sim.device import ROWS, Device, Model
+from snnc.targets.dynap_sim.host import host_readout
 from snnc.targets.dynap_sim.learning import LearningBlock, Rule
 from snnc.targets.dynap_sim.mismatch import Mismatch
 from snnc.targets.dynap_sim.noise import Noise
-from snnc.targets.dynap_sim.place import EXACT, FINENESS, host_readout, place
+from snnc.targets.dynap_sim.place import EXACT, FINENESS, place
 from snnc.targets.dynap_sim.registers import Register
 from snnc.train.units import weights_of
 from tests.targets.networks import NETS, RECIPE, STEPS, constrained, counting, data, exact, images, spikes, teacher

@@ -15,7 +15,8 @@ from snnc.ir import Constraint, Graph, Stage, verify
 from snnc.pipeline import Context, Pipeline
 from snnc.sim.reference import run
 from snnc.targets import DynapSim
-from snnc.targets.dynap_sim.place import host_readout, place
+from snnc.targets.dynap_sim.host import host_readout
+from snnc.targets.dynap_sim.place import place
 from snnc.targets.dynap_sim.unchain import unchained
 from tests.graphs import Builder
 from tests.sim.executors import by_reference, by_stepper, by_torch

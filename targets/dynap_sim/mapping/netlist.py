@@ -20,7 +20,7 @@ from snnc.sim.cost import connected, events_sent
 from snnc.sim.local import unfold
 from snnc.sim.reference import KERNELS
 from snnc.sim.torch import CHUNK
-from snnc.targets.dynap_sim.place import synapses
+from snnc.targets.dynap_sim.wiring import synapses
 
 from .hypergraph import Hypergraph, gathered
 
