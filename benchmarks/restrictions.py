@@ -39,7 +39,9 @@ RECIPES = {
     "instead: 4-bit integers, a step per channel, free biases": f"{ZERO},limit-fan-in,quantize-weights",
     "the same, thresholds averaged over cores": f"{ZERO},limit-fan-in,quantize-weights,share-thresholds",
     "instead: biases as bits of a direct current": f"{ZERO},limit-fan-in,{SUMS},limit-biases{{method=dc-bit}}",
-    "instead: biases folded into gains": f"{ZERO},limit-fan-in,limit-biases{{method=fold}},{SUMS}",
+    "instead: biases folded into gains, not refined": (
+        f"threshold-layernorm{{reset=zero}},bias-per-step,limit-fan-in,limit-biases{{method=fold}},{SUMS}"
+    ),
     "instead: SE1, weights of one bit and a sign": (
         f"{ZERO},limit-fan-in{{k=63}},quantize-weights{{per=core bits=2}},share-thresholds,"
         "limit-biases{method=tonic bits=2}"

@@ -36,20 +36,22 @@ from .readout import readout
 Backward = Literal["bounded", "released"]
 
 
-def check_neurons(graph: Graph, name: str) -> None:
+def check_neurons(graph: Graph, name: str, observed: bool = False) -> None:
     """Refuse neurons whose count does not follow from a total charge, all at once.
 
     Args:
         name: of the rule that asks.
+        observed: counts are observed, and only their slope follows from the charge: then what a reset to zero loses
+            is no obstacle.
 
     Raises:
-        PipelineError: names the layers of neurons that leak or are reset to zero.
+        PipelineError: names the layers of neurons that leak or, unless `observed`, are reset to zero.
     """
     problems = []
     for node in graph.nodes:
         if node.op == "lif":
             leaks = bool((graph.params[roles(node, graph.params)["alpha"]] != 1).any())
-            if leaks or node.attrs["reset"] == "zero":
+            if leaks or (node.attrs["reset"] == "zero" and not observed):
                 why = "leak" if leaks else "are reset to zero"
                 problems.append(PipelineError(f"neurons that {why} lose charge", at=node.at, hint="'ltl' trains them"))
     if problems:

@@ -88,7 +88,8 @@ class DynapChip(Chip):
         learning = target.chip.learning
         form = BLOCKS[target.learning]
         width = form.usual_width if target.width is None else target.width
-        self.block = form(self.device, Rule(target.rate, width, warm_up, learning.guard_bits, target.p_write, learning))
+        guard = learning.guard_bits if target.guard_bits is not None else form.usual_guard_bits or learning.guard_bits
+        self.block = form(self.device, Rule(target.rate, width, warm_up, guard, target.p_write, learning))
         self.on, self._epochs, self.fired = device, 0, Counter[str]()
         if state is not None:
             self._restore(state)

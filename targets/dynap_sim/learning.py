@@ -126,10 +126,12 @@ class Block(ABC):
 
     Attributes:
         usual_width: of the window on the potential, if nobody asks for another; chosen on validation images.
+        usual_guard_bits: the same of guard bits, where they are not the chip's.
         registers: by param name.
     """
 
     usual_width: ClassVar[float]
+    usual_guard_bits: ClassVar[int | None] = None
 
     def __init__(self, device: Device, rule: Rule) -> None:
         self.device, self.rule = device, rule
@@ -185,7 +187,7 @@ class Block(ABC):
 class LearningBlock(Block):
     """The float form: collects the gradient of one batch, takes one step of Adam, and writes."""
 
-    usual_width = 2.0
+    usual_width, usual_guard_bits = 2.0, 7
 
     def begin(self, seed: int, epoch: int, batches: int) -> None:
         super().begin(seed, epoch, batches)

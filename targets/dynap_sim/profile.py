@@ -110,7 +110,7 @@ class Learning:
         counter_bits, target_bits: of the spike counter and the target rate of every neuron.
         dead_zone: counts by which a neuron may be off before it learns.
         certain: counts from which on it learns at every chance; in between as often as it is off.
-        guard_bits: bits below the level that collect small updates.
+        guard_bits: bits below the level that collect small updates; the float form has more, if nobody asks.
     """
 
     counter_bits: int = ranged(1, 32)

@@ -241,6 +241,11 @@ def test_options_come_from_the_profile_unless_given() -> None:
     assert DynapSim(mismatch=0.4, preset="buchel", guard_bits=3).chip.mismatch.sigma == 0.4
     assert DynapSim(guard_bits=3).chip.learning.guard_bits == 3
     assert DynapSim().chip == load_profile("se2")
+    graph = constrained("plain")
+    for learning, usual in (("float", 7), ("hardware", 4)):
+        for guard_bits, expected in ((None, usual), (3, 3)):
+            target = DynapSim(learning=learning, guard_bits=guard_bits)  # type: ignore[arg-type]
+            assert target.compile(graph).load(0).block.rule.guard_bits == expected  # type: ignore[attr-defined]
     with pytest.raises(PipelineError, match="no profile is named 'se3'"):
         DynapSim(profile="se3")
 

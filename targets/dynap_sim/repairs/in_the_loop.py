@@ -6,6 +6,8 @@ theta what the parts are *set to* (what mismatch made of them is not known), the
 
     V = W c + b,   dc/dV = 1/theta where 0 < V + u0 < T theta
 
+which neurons that are reset to zero have no more than about: they lose a part of what drives them.
+
     error=labels    dE/dV goes back through all layers, E the loss of the scores that the host read out
     error=layers    every layer alone: E = sum of ((c - T r) / T)^2, r the target rates of the learning block
 
@@ -68,7 +70,7 @@ class InTheLoop(Repair):
     def repair(self, chip: DynapChip, data: Data, progress: Progress = silent) -> Repaired:
         data.check(chip.artifact.graph)
         graph = set_to(chip)
-        check_neurons(graph, self.name)
+        check_neurons(graph, self.name, observed=True)
         updates = self.epochs * -(-len(data.train) // self.batch)
         answers = None
         if self.readout == "labels":
