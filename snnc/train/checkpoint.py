@@ -79,7 +79,8 @@ class Checkpoints:
             self.remove()
         elif resume is None and self.interrupted:
             hint = "--resume goes on with it, --restart begins again"
-            raise CheckpointError("there is an interrupted training", at=str(self.folder), hint=hint)
+            what = "trial on simulated devices" if self.chips.is_dir() else "training"
+            raise CheckpointError(f"there is an interrupted {what}", at=str(self.folder), hint=hint)
 
     @property
     def interrupted(self) -> bool:

@@ -504,7 +504,7 @@ def test_an_interrupted_trial_on_devices_goes_on(snnc, tmp_path: Path, monkeypat
     assert "--resume" in ended.err
     for path in folder.glob("*.safetensors"):
         path.unlink()  # as of a pipeline that trains nothing
-    assert "there is an interrupted" in snnc(*compiling(out, "--chips", "4")).err
+    assert "there is an interrupted trial on simulated devices" in snnc(*compiling(out, "--chips", "4")).err
     other = ("--target", "dynap-sim{steps=4 epochs=2 mismatch=0.1}")
     refused = snnc(*compiling(out, "--chips", "4", "--resume", *other))
     assert refused.code == 2
