@@ -2,7 +2,7 @@
 
     python benchmarks/repair_curves.py --keep numbers.json --figure curves.svg [--chips 10] [--epochs 1]
         [--networks mnist fashion vgg11] [--curves mismatch bits thermal silencing lost] [--learning float hardware]
-        [--train 3000] [--test 1000] [--validation]
+        [--train 3000] [--test 1000] [--validation] [--guard-bits N]
 
 `mnist`, `fashion`: a network of five layers (convolutions of 16 and 32 channels with stride 2, one of 32, dense 64,
 10), trained here with batch norms on 20,000 images, exported to ONNX, imported, converted (T = 16) and taught by LTL at
@@ -85,10 +85,12 @@ class Setting:
     test: int
     epochs: int
     validation: bool
+    guard_bits: int | None = None
 
     def facts(self) -> dict[str, int]:
         """As far as numbers depend on it."""
-        return {"train": self.train, "test": self.test, "epochs": self.epochs, "validation": int(self.validation)}
+        facts = {"train": self.train, "test": self.test, "epochs": self.epochs, "validation": int(self.validation)}
+        return facts if self.guard_bits is None else {**facts, "guard bits": self.guard_bits}
 
 
 @cache
@@ -142,6 +144,7 @@ def device(name: str, curve: str, level: float, learning: str, seed: int, settin
         thermal=hot,
         silencing=level if curve in ("silencing", "lost") else 0.0,
         silence="step" if curve == "lost" else "frozen",
+        guard_bits=setting.guard_bits,
     )
     chip = target.compile(student(name, bits, setting)).load(seed)
     assert isinstance(chip, DynapChip)
@@ -203,6 +206,7 @@ def main() -> None:
     parser.add_argument("--train", type=int, default=3000)
     parser.add_argument("--test", type=int, default=1000)
     parser.add_argument("--validation", action="store_true")
+    parser.add_argument("--guard-bits", type=int, help="of the learning block, instead of its own")
     parser.add_argument("--keep", type=Path)
     parser.add_argument("--figure", type=Path)
     given = parser.parse_args()
@@ -210,7 +214,7 @@ def main() -> None:
         sys.exit("set SNNC_DATA to the folder of the images")
     models = os.environ.get("SNNC_MODELS")
     setting = Setting(Path(os.environ["SNNC_DATA"]), Path(models) if models else None, given.train, given.test,
-                      given.epochs, given.validation)  # fmt: skip
+                      given.epochs, given.validation, given.guard_bits)  # fmt: skip
     kept = Kept(setting.facts(), given.keep)
     print("| network | harm | learning | before | one epoch | best | points lost | left after one epoch | devices |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
