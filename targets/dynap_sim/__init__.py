@@ -43,6 +43,7 @@ from .chip import DynapChip, model
 from .defects import DefectMap
 from .host import host_readout
 from .layout import laid_out
+from .learning import LearningBlock
 from .levels import repeatable
 from .limits import findings_of, limits_of, most_bits
 from .mismatch import SIGMA, SPREADS, Excitatory, Preset, Sharing
@@ -62,7 +63,8 @@ class DynapSim(Target, Attaching, Laying):
         strict: what the cores share is a wall: a network that needs more is refused. Else it is reported.
         steps, epochs: T and LTL epochs of the default recipe.
         bits, fan_in, mismatch, preset, guard_bits: instead of the profile's own; bits of the weights, of which one is
-            the sign; connections (CAM words) of a neuron; sigma of every physical part, of presets that have one.
+            the sign; connections (CAM words) of a neuron; sigma of every physical part, of presets that have one. With
+            a larger fan-in there are more guard bits, if no number is given.
         thermal: sigma of the noise on the summed current, relative, fresh at every step.
         silencing: share of neurons that are dead.
         rate, width, warm_up, batch: of the learning block; width 2 is usual for its float form, 3 for the other;
@@ -148,9 +150,11 @@ class DynapSim(Target, Attaching, Laying):
             mismatch = replace(mismatch, sigma=self.mismatch)
         if self.preset is not None:
             mismatch = replace(mismatch, preset=self.preset)
+        room = found.fan_in if self.fan_in is None else self.fan_in
         if self.guard_bits is not None:
             learning = replace(learning, guard_bits=self.guard_bits)
-        room = found.fan_in if self.fan_in is None else self.fan_in
+        elif room > found.fan_in:
+            learning = replace(learning, guard_bits=_finer(learning.guard_bits, room / found.fan_in))
         return replace(found, fan_in=room, mismatch=mismatch, learning=learning)
 
     @cached_property
@@ -245,6 +249,13 @@ class DynapSim(Target, Attaching, Laying):
     @property
     def _most_bits(self) -> int:
         return self.bits or most_bits(self.chip)
+
+
+def _finer(guard_bits: int, more: float) -> int:
+    """Guard bits of a chip with so many times the fan-in: one more for every doubling, as all synapses of a neuron are
+    written together; up to those of the float form.
+    """
+    return max(guard_bits, min(guard_bits + math.ceil(math.log2(more)), LearningBlock.usual_guard_bits))
 
 
 def _broken(finding: Finding) -> str:

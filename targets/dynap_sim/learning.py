@@ -187,7 +187,8 @@ class Block(ABC):
 class LearningBlock(Block):
     """The float form: collects the gradient of one batch, takes one step of Adam, and writes."""
 
-    usual_width, usual_guard_bits = 2.0, 7
+    usual_width = 2.0
+    usual_guard_bits: ClassVar[int] = 7
 
     def begin(self, seed: int, epoch: int, batches: int) -> None:
         super().begin(seed, epoch, batches)

@@ -246,6 +246,10 @@ def test_options_come_from_the_profile_unless_given() -> None:
         for guard_bits, expected in ((None, usual), (3, 3)):
             target = DynapSim(learning=learning, guard_bits=guard_bits)  # type: ignore[arg-type]
             assert target.compile(graph).load(0).block.rule.guard_bits == expected  # type: ignore[attr-defined]
+    wider = [DynapSim(fan_in=k).chip.learning.guard_bits for k in (20, 64, 65, 128, 256, 10**6)]
+    assert wider == [4, 4, 5, 5, 6, 7]
+    assert DynapSim(profile="ideal").chip.learning.guard_bits == 7
+    assert DynapSim(fan_in=10**6, guard_bits=2).chip.learning.guard_bits == 2
     with pytest.raises(PipelineError, match="no profile is named 'se3'"):
         DynapSim(profile="se3")
 
