@@ -372,13 +372,32 @@ def test_levels_and_absent_connections_are_obeyed(error: str) -> None:
         assert register.mask is None or not value[~register.mask.numpy()].any()
 
 
-def test_layers_learn_their_targets_in_the_loop() -> None:
+@pytest.mark.parametrize("reset", ["subtract", "zero"])
+def test_layers_learn_their_targets_in_the_loop(reset: str) -> None:
+    """Whatever a spike does to the potential: the counts are those that were observed."""
+
     def away(of: DynapChip) -> float:
         x = to_tensor(samples().train.x())
         seen, rates = Observer(of, samples().train.score)(x, 0), Targets(of.artifact.graph, of.teacher)(x)
         return sum(float((seen.counts[n] / STEPS - rate).square().sum()) for n, rate in rates.items())
 
-    assert away(InTheLoop("layers", batch=8, epochs=5).repair(chip(), samples()).chip) < 0.5 * away(chip())
+    def drawn() -> DynapChip:
+        recipe = RECIPE.replace(f"steps={STEPS}", f"steps={STEPS} reset={reset}")
+        made = DynapSim(mismatch=0.3).compile(constrained(NET, recipe)).load(1)
+        assert isinstance(made, DynapChip)
+        assert {node.attrs["reset"] for node in made.graph.nodes if node.op == "lif"} == {reset}
+        return made
+
+    assert away(InTheLoop("layers", batch=8, epochs=5).repair(drawn(), samples()).chip) < 0.5 * away(drawn())
+
+
+def test_a_host_in_the_loop_refuses_neurons_that_leak() -> None:
+    recipe = RECIPE.replace(f"steps={STEPS}", f"steps={STEPS} alpha=0.9")
+    made = DynapSim(mismatch=0.3).compile(constrained(NET, recipe)).load(1)
+    assert isinstance(made, DynapChip)
+    with pytest.raises(PipelineError, match="counts on neurons that keep all charge") as caught:
+        InTheLoop("layers").repair(made, samples())
+    assert "leak" in caught.value.problems[0].message
 
 
 def test_values_that_are_no_levels_are_refused() -> None:
