@@ -222,7 +222,7 @@ def _added_up(graph: Graph, layers: list[Node], ctx: Context) -> Graph:
         first, names = group[0], [roles(node, graph.params)["bias"] for node in group]
         for node, name in zip(group[1:], names[1:], strict=True):
             bias = graph.params[name]
-            if bias.shape == graph.params[names[0]].shape and names.count(name) == 1 and bias.any():
+            if bias.shape == graph.params[names[0]].shape and bias.any():
                 params[names[0]] = params.get(names[0], graph.params[names[0]]) + bias
                 nodes[node.name] = _without(node, name)
                 ctx.note(f"{node.name}: its bias is added to that of {first.name}")
