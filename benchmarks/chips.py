@@ -122,10 +122,11 @@ def tiers(images: int) -> None:
     def counts(circuit: Circuit | None) -> tuple[dict[str, np.ndarray], float]:
         device = Device(graph, 0, Model(Mismatch("none"), circuit=circuit))
         with torch.inference_mode(), exact():
-            stepper = device.stepper({next(iter(graph.inputs)): to_tensor(x)}, 0)
+            given = {next(iter(graph.inputs)): to_tensor(x)}
+            stepper = device.stepper(given, 0)
             for _ in range(graph.steps):
                 stepper.step()
-            scores = single({k: v.numpy() for k, v in stepper.outputs().items()})
+            scores = single({k: v.numpy() for k, v in device.outputs(stepper, given)[0].items()})
         return {layer: c.flatten().numpy() for layer, c in stepper.count.items()}, accuracy(scores, labels)
 
     discrete, share = counts(None)

@@ -1,7 +1,7 @@
 """The same artifact on many devices, no two of them alike: each judged before and after it has calibrated itself.
 
-Devices 0, 1, ... are tried in order, P at a time where torchrun started P processes. Nothing of one device depends on
-another, so neither the number of processes nor an interruption changes a figure.
+Devices 0, 1, ... are tried in order, in each process that torchrun started as many at once as the target can. Nothing
+of one device depends on another, so neither these numbers nor an interruption change a figure.
 """
 
 from __future__ import annotations
@@ -174,13 +174,17 @@ def population(
     made = Population(artifact.digest, data.digest, epochs, len(test), data.test.score)
     made = made if known is None else made.goes_on(known)
     made = replace(made, before=made.before[:chips], after=made.after[:chips])
+    most = artifact.at_once(device)
     while len(made.before) < chips:
         done = len(made.before)
         progress("devices", done, chips)
-        count = min(parallel.processes(), chips - done)
+        each = min(most, -(-(chips - done) // parallel.processes()))
+        count = min(each * parallel.processes(), chips - done)
         figures = torch.zeros(count, 2, dtype=torch.float64)
-        if (own := parallel.rank()) < count:
-            figures[own] = torch.tensor(_tried(artifact, data, done + own, epochs, device, progress))
+        own = slice(parallel.rank() * each, min((parallel.rank() + 1) * each, count))
+        if own.start < own.stop:
+            seeds = range(done + own.start, done + own.stop)
+            figures[own] = torch.tensor(_tried(artifact, data, seeds, epochs, device, progress))
         parallel.add_up([figures], 1.0)
         before, after = (tuple(map(made.score.rounded, column)) for column in figures.T.tolist())
         made = replace(made, before=made.before + before, after=made.after + after)
@@ -190,13 +194,16 @@ def population(
 
 
 def _tried(
-    artifact: Artifact, data: Data, seed: int, epochs: int, device: str, progress: Progress
-) -> tuple[float, float]:
-    """What one device reaches before and after calibration."""
-    test, score = data.test.take(CHIP_SAMPLES), data.test.score
-    chip = artifact.load(seed, device=device)
-    before = score.measure(single(chip.run(test, progress)), test.labels)
+    artifact: Artifact, data: Data, seeds: Sequence[int], epochs: int, device: str, progress: Progress
+) -> list[tuple[float, float]]:
+    """What every one of some devices reaches before and after calibration."""
+    test, score, bench = data.test.take(CHIP_SAMPLES), data.test.score, artifact.bench(seeds, device)
+
+    def judged() -> list[float]:
+        return [score.measure(single(made), test.labels) for made in bench.run(test, progress)]
+
+    before = judged()
     if not epochs:
-        return before, before
-    chip.calibrate(data, epochs, progress)
-    return before, score.measure(single(chip.run(test, progress)), test.labels)
+        return list(zip(before, before, strict=True))
+    bench.calibrate(data, epochs, progress)
+    return list(zip(before, judged(), strict=True))

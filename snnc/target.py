@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -87,6 +87,37 @@ class Chip(ABC):
         """What calibration changed, to be loaded into the same device again."""
 
 
+class Bench(ABC):
+    """Some devices of one kind with the same artifact, run at once: each does what it does alone, to the bit.
+
+    Attributes:
+        seeds: which devices.
+    """
+
+    seeds: tuple[int, ...]
+
+    @abstractmethod
+    def run(self, x: Samples, progress: Progress = silent) -> list[dict[str, Array]]:
+        """For every device what `Chip.run` gives."""
+
+    @abstractmethod
+    def calibrate(self, data: Data, epochs: int = 1, progress: Progress = silent) -> list[Ledger]:
+        """Repair every device as `Chip.calibrate` does; their ledgers."""
+
+
+class OneByOne(Bench):
+    """Devices that run one after the other."""
+
+    def __init__(self, chips: Sequence[Chip]) -> None:
+        self.chips, self.seeds = chips, tuple(chip.seed for chip in chips)
+
+    def run(self, x: Samples, progress: Progress = silent) -> list[dict[str, Array]]:
+        return [chip.run(x, progress) for chip in self.chips]
+
+    def calibrate(self, data: Data, epochs: int = 1, progress: Progress = silent) -> list[Ledger]:
+        return [chip.calibrate(data, epochs, progress) for chip in self.chips]
+
+
 @dataclass(frozen=True)
 class Target(ABC):
     """A kind of chip. Its fields are its options; `str(t)` is what the shell takes."""
@@ -161,6 +192,18 @@ class Attaching(ABC):
         """
 
 
+class Benching(ABC):
+    """What a target is too that runs several devices at once."""
+
+    @abstractmethod
+    def at_once(self, artifact: Artifact, device: str = "cpu") -> int:
+        """How many devices are worth running at once, and fit."""
+
+    @abstractmethod
+    def bench(self, artifact: Artifact, seeds: Sequence[int], device: str = "cpu") -> Bench:
+        """The devices of these seeds, programmed with the artifact."""
+
+
 @dataclass(frozen=True)
 class Layout:
     """Where a network goes on a chip.
@@ -204,6 +247,16 @@ class Artifact:
     def load(self, seed: int = 0, state: Bundle | None = None, device: str = "cpu") -> Chip:
         """The device number `seed`, programmed with it."""
         return self.target.load(self, seed, state, first(device))
+
+    def at_once(self, device: str = "cpu") -> int:
+        """How many devices are worth running at once."""
+        return self.target.at_once(self, first(device)) if isinstance(self.target, Benching) else 1
+
+    def bench(self, seeds: Sequence[int], device: str = "cpu") -> Bench:
+        """The devices of these seeds, programmed with it."""
+        if isinstance(self.target, Benching):
+            return self.target.bench(self, seeds, first(device))
+        return OneByOne([self.load(seed, device=device) for seed in seeds])
 
     @classmethod
     def open(cls, folder: str, targets: Mapping[str, type[Target]]) -> Artifact:

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -18,7 +19,8 @@ from snnc.errors import ArtifactError, DataError
 from snnc.population import Population, Spread, population, wilson
 from snnc.report.population import HIGH, chart
 from snnc.score import ACCURACY, MSE
-from snnc.target import Artifact
+from snnc.target import Artifact, OneByOne
+from snnc.targets.dynap_sim.bench import MOST
 from tests.conftest import Run
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -61,15 +63,34 @@ def test_a_spread_knows_which_way_is_better() -> None:
     assert Spread.of([0.5], ACCURACY).to_json() == {"mean": 0.5, "sd": 0.0, "worst": 0.5, "best": 0.5}
 
 
-def test_an_interrupted_population_goes_on_to_the_same_figures(artifact: Artifact) -> None:
-    kept: list[Population] = []
-    whole = population(artifact, samples(), 3, keep=kept.append)
-    assert [len(found.before) for found in kept] == [1, 2, 3]
+@pytest.mark.parametrize(("at_once", "grows", "goes_on"), [(1, [1, 2, 3], [2, 3]), (2, [2, 3], [3])])
+def test_an_interrupted_population_goes_on_to_the_same_figures(
+    artifact: Artifact, monkeypatch: pytest.MonkeyPatch, at_once: int, grows: list[int], goes_on: list[int]
+) -> None:
+    """However many devices run at once."""
+    whole = population(artifact, samples(), 3)
     assert len(set(whole.before)) > 1
     assert whole.before != whole.after
-    on = population(artifact, samples(), 3, known=kept[0].bundle(), keep=kept.append)
-    assert on == whole
-    assert [len(found.before) for found in kept[3:]] == [2, 3], "the first device was not tried again"
+    kept: list[Population] = []
+    monkeypatch.setitem(MOST, "cpu", at_once)
+    assert population(artifact, samples(), 3, keep=kept.append) == whole
+    assert [len(found.before) for found in kept] == grows
+    assert population(artifact, samples(), 3, known=kept[0].bundle(), keep=kept.append) == whole
+    assert [len(found.before) for found in kept[len(grows) :]] == goes_on, "the first devices were not tried again"
+
+
+def test_chips_of_other_targets_are_tried_one_by_one(artifact: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To the same figures: `OneByOne` is a bench too."""
+    whole = population(artifact, samples(), 2)
+    benches: list[OneByOne] = []
+
+    def alone(artifact: Artifact, seeds: Sequence[int], device: str = "cpu") -> OneByOne:
+        benches.append(OneByOne([artifact.load(seed, device=device) for seed in seeds]))
+        return benches[-1]
+
+    monkeypatch.setattr(Artifact, "bench", alone)
+    assert population(artifact, samples(), 2) == whole
+    assert [bench.seeds for bench in benches] == [(0, 1)]
 
 
 def test_what_was_measured_otherwise_is_not_gone_on_with(artifact: Artifact) -> None:

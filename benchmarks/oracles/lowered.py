@@ -13,7 +13,7 @@ from snnc.sim import reference
 from snnc.sim.torch import exact, forward, tensors, to_tensor
 from snnc.targets import DynapSim
 from snnc.targets.dynap_sim import DynapChip
-from snnc.targets.dynap_sim.chip import one_thread
+from snnc.targets.dynap_sim.bench import one_thread
 
 
 def graph_of(net: Net) -> Graph:

@@ -30,14 +30,20 @@ def unfold(node: Node, x: Tensor, kernel: tuple[int, int]) -> Tensor:
 
 def local(node: Node, x: Tensor, weight: Tensor) -> Tensor:
     """A convolution with weights [O, H, W, C/group, kh, kw] of their own at every position: [N,C,...] -> [N,O,H,W]."""
+    if len(x) == 1 and not x.requires_grad:
+        return local(node, x.expand(2, *x.shape[1:]), weight)[:1]  # a lone column is added up in another order
     out, high, wide, _, *kernel = weight.shape
+    if (columns := _whole(node, x, kernel)) is not None:
+        made = torch.bmm(weight.reshape(len(columns), -1, columns.shape[1]), columns)
+        return made.permute(2, 0, 1).reshape(len(x), out, 1, 1)
     index, samples = _index_of(node, x, (kernel[0], kernel[1])), _side_by_side(x)
     rows = weight.reshape(len(index), -1, high * wide, index.shape[2]).transpose(1, 2)
-    made = [
+    groups = [
         torch.cat([torch.bmm(left[some], _gathered(samples, here[some])) for some in _blocks(here, len(x))])
-        for left, here in zip(rows, index, strict=True)
+        for left, here in _at_once(rows, index)
     ]
-    return torch.stack(made).permute(3, 0, 2, 1).reshape(len(x), out, high, wide)
+    made = torch.stack(groups) if len(groups) > 1 else groups[0].view(*rows.shape[:3], len(x))
+    return made.permute(3, 0, 2, 1).reshape(len(x), out, high, wide)
 
 
 def add_products(node: Node, x: Tensor, error: Tensor, total: Tensor, anew: bool = False) -> None:
@@ -47,12 +53,33 @@ def add_products(node: Node, x: Tensor, error: Tensor, total: Tensor, anew: bool
         anew: whether `total` is written over instead.
     """
     high, wide, _, *kernel = total.shape[1:]
+    beta = 0 if anew else 1
+    if (columns := _whole(node, x, kernel)) is not None:
+        left = error.reshape(len(x), len(columns), -1).permute(1, 2, 0)
+        total.view(len(columns), -1, columns.shape[1]).baddbmm_(left, columns.transpose(1, 2), beta=beta)
+        return
     index, samples = _index_of(node, x, (kernel[0], kernel[1])), _side_by_side(x)
     rows = error.reshape(len(x), len(index), -1, high * wide).permute(1, 3, 2, 0).contiguous()
     sums = total.view(len(index), -1, high * wide, index.shape[2]).transpose(1, 2)
-    for each, left, here in zip(sums, rows, index, strict=True):
+    for (each, here), (left, _) in zip(_at_once(sums, index), _at_once(rows, index), strict=True):
         for some in _blocks(here, len(x)):
-            each[some].baddbmm_(left[some], _gathered(samples, here[some]).transpose(1, 2), beta=0 if anew else 1)
+            each[some].baddbmm_(left[some], _gathered(samples, here[some]).transpose(1, 2), beta=beta)
+
+
+def _whole(node: Node, x: Tensor, kernel: list[int]) -> Tensor | None:
+    """What the one position of a layer reads whose window is the whole image, [group, C/group*kh*kw, N]; else None."""
+    if tuple(kernel) != tuple(x.shape[2:]) or any(attr_ints(node, "pads")):
+        return None
+    return x.reshape(len(x), int(str(node.attrs["group"])), -1).permute(1, 2, 0)
+
+
+def _at_once(rows: Tensor, index: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """Matrices [group, positions, O/group, ...] and what they read, as lists of products: one for every group, or for
+    all of them where groups have one output.
+    """
+    if len(index) == 1 or rows.shape[2] == 1:
+        return [(rows.view(-1, *rows.shape[2:]), index.flatten(0, 1))]
+    return list(zip(rows, index, strict=True))
 
 
 def _blocks(index: Tensor, count: int) -> list[slice]:

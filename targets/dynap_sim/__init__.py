@@ -10,7 +10,7 @@ enforced nor simulated.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
@@ -36,10 +36,11 @@ from snnc.passes import (
     ThresholdLayerNorm,
 )
 from snnc.pipeline import Pass, Pipeline
-from snnc.target import Artifact, Attaching, Chip, Finding, Laying, Layout, Limits, Target
+from snnc.target import Artifact, Attaching, Bench, Benching, Chip, Finding, Laying, Layout, Limits, Target
 from snnc.train import LTL
 
-from .chip import DynapChip, model
+from .bench import DynapBench, at_once, model
+from .chip import DynapChip
 from .defects import DefectMap
 from .host import host_readout
 from .layout import laid_out
@@ -55,7 +56,7 @@ PROFILE, DEFECTS = "profile.json", "defects.csv"
 
 
 @dataclass(frozen=True)
-class DynapSim(Target, Attaching, Laying):
+class DynapSim(Target, Attaching, Laying, Benching):
     """A simulated mixed-signal chip.
 
     Attributes:
@@ -223,6 +224,12 @@ class DynapSim(Target, Attaching, Laying):
 
     def load(self, artifact: Artifact, seed: int = 0, state: Bundle | None = None, device: str = "cpu") -> Chip:
         return DynapChip(self, artifact, seed, state, device)
+
+    def at_once(self, artifact: Artifact, device: str = "cpu") -> int:
+        return at_once(place(artifact.graph), device)
+
+    def bench(self, artifact: Artifact, seeds: Sequence[int], device: str = "cpu") -> Bench:
+        return DynapBench(self, artifact, seeds, device)
 
     def attached(self) -> tuple[str, Mapping[str, bytes]]:
         own = self.profile in BUILT_IN

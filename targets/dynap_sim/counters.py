@@ -35,6 +35,7 @@ from snnc.sim.neurons import gate
 from snnc.sim.stepper import Stepper
 
 from .learning import Block, Plastic, Seen, Sums
+from .noise import uniform
 from .registers import pack, room_for
 
 
@@ -53,8 +54,8 @@ class CountingBlock(Block):
         """Counts that the counter holds."""
         return int(2**self.rule.counters.counter_bits - 1)
 
-    def begin(self, seed: int, epoch: int, batches: int) -> None:
-        super().begin(seed, epoch, batches)
+    def begin(self, epoch: int, batches: int) -> None:
+        super().begin(epoch, batches)
         self._batches, self._done = batches, 0
         self._sums = Sums(self.device.nominal)
 
@@ -72,7 +73,7 @@ class CountingBlock(Block):
             for layer, register in registers.items():
                 if self.synapses[layer]:
                     flags, often = self._flags(seen, graph[layer], register)
-                    lucky = torch.rand(flags.shape, generator=self.noise, device=flags.device).div_(often)
+                    lucky = uniform(flags.shape, len(graph[layer].type.shape), self.noise).div_(often)
                     for plastic in self.synapses[layer]:
                         self._collect(plastic, seen, flags, lucky)
         for name, packed in self._sums.found.items():
@@ -108,5 +109,6 @@ class CountingBlock(Block):
         """What has just arrived [N, ...], as 1, 0 or -1."""
         if not direct:
             return x.sign()
-        full = x.abs().flatten(1).amax(1).reshape(-1, *[1] * (x.ndim - 1))
-        return x.sign() * (torch.rand(x.shape, generator=self.noise, device=x.device) * full < x.abs())
+        own = x.abs().reshape(len(x), len(self.noise), -1)
+        lucky = uniform(x.shape, x.ndim - 1, self.noise).reshape(own.shape)
+        return x.sign() * (lucky * own.amax(2, keepdim=True) < own).reshape(x.shape)

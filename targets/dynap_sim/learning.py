@@ -30,7 +30,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from snnc.ir import Graph, Node, roles
+from snnc.ir import Node, roles
 from snnc.ir.streams import streamed
 from snnc.sim.local import add_products
 from snnc.sim.neurons import boxcar
@@ -99,17 +99,15 @@ class Sums:
         self.dtype = dtype
 
     def add(self, name: str, value: Tensor) -> None:
-        """Add what has the shape of the param."""
+        """Add what has as many elements as the param."""
         memory, first = self._memory(name)
+        value = value.reshape(memory.shape)
         memory.copy_(value) if first else memory.add_(value)
 
     def add_products(self, name: str, plastic: Plastic, x: Tensor, flags: Tensor) -> None:
         """Add, summed over the batch, `flags` [N, neurons of the layer] times what a synapse reads of x [N, ...]."""
         memory, first = self._memory(name)
-        if plastic.node.op == "dense":
-            memory.addmm_(plastic.driven(flags).T, x, beta=0 if first else 1)
-        else:
-            add_products(plastic.node, x, plastic.driven(flags), memory, first)
+        add_products(plastic.node, x, plastic.driven(flags), memory.view(plastic.shape), first)
 
     def _memory(self, name: str) -> tuple[Tensor, bool]:
         """Where the sum is, and whether it still holds anything, as nothing was added yet."""
@@ -122,7 +120,7 @@ class Sums:
 
 
 class Block(ABC):
-    """The registers of all synapses that learn, and the noise of their rounding.
+    """The registers of all synapses that learn, and the noise of their rounding; of one device, or of several.
 
     Attributes:
         usual_width: of the window on the potential, if nobody asks for another; chosen on validation images.
@@ -137,20 +135,23 @@ class Block(ABC):
         self.device, self.rule = device, rule
         self.registers: dict[str, Register] = {}
         self.share: dict[str, float] = {}
-        self.noise = torch.Generator(next(iter(device.nominal.values())).device)
+        one, where = device.one, next(iter(device.nominal.values())).device
+        self.noise = [torch.Generator(where) for _ in device.seeds]
         self.synapses: dict[str, list[Plastic]] = {}
-        for neuron in [n for n in device.graph.nodes if n.op == "lif"]:
-            self.synapses[neuron.name] = Plastic.onto(device.graph, neuron, self.noise.device)
+        for neuron in [n for n in one.nodes if n.op == "lif"]:
+            self.synapses[neuron.name] = Plastic.onto(device, neuron.name, where)
             for plastic in self.synapses[neuron.name]:
-                for role, name in roles(plastic.node, device.graph.params).items():
-                    self.share[name] = 1.0 if role == "bias" else rate_share(device.graph, plastic.node)
-                    self.registers[name] = Register(device.graph, name, device.nominal[name], rule.guard_bits)
+                for role, name in roles(plastic.node, one.params).items():
+                    self.share[name] = 1.0 if role == "bias" else rate_share(one, one[plastic.node.name])
+                    nominal = device.nominal[name]
+                    self.registers[name] = Register(one, name, nominal, rule.guard_bits, device.copies)
 
-    def begin(self, seed: int, epoch: int, batches: int) -> None:
+    def begin(self, epoch: int, batches: int) -> None:
         """Set the rounding noise of an epoch of so many batches, so that a stored calibration can go on; count writes
         from 0.
         """
-        self.noise.manual_seed(int(np.random.default_rng([seed, epoch, *b"rounding"]).integers(2**62)))
+        for noise, seed in zip(self.noise, self.device.seeds, strict=True):
+            noise.manual_seed(int(np.random.default_rng([seed, epoch, *b"rounding"]).integers(2**62)))
         for register in self.registers.values():
             register.forget()
 
@@ -170,7 +171,7 @@ class Block(ABC):
             pass
         before = dict(stepper.count)
         for some in advance(stepper, self.device.graph.steps - self.rule.warm_up, True, True, read):
-            t = torch.arange(some.first + 1, some.first + some.count + 1, device=self.noise.device)
+            t = torch.arange(some.first + 1, some.first + some.count + 1, device=self.noise[0].device)
             count = {layer: before[layer] + some.values[layer].cumsum(0) for layer in self.synapses}
             yield Seen(t, {name: some.values[name] for name in read}, some.potential, count)
             before = dict(stepper.count)
@@ -181,7 +182,7 @@ class Block(ABC):
 
     def theta(self, neuron: Node) -> Tensor:
         """What the thresholds of a layer are set to."""
-        return self.device.nominal[roles(neuron, self.device.graph.params)["theta"]]
+        return self.device.nominal[roles(neuron, self.device.one.params)["theta"]]
 
 
 class LearningBlock(Block):
@@ -190,9 +191,9 @@ class LearningBlock(Block):
     usual_width = 2.0
     usual_guard_bits: ClassVar[int] = 7
 
-    def begin(self, seed: int, epoch: int, batches: int) -> None:
-        super().begin(seed, epoch, batches)
-        units, self._sums = weights_of(self.device.graph), Sums(self.device.nominal)
+    def begin(self, epoch: int, batches: int) -> None:
+        super().begin(epoch, batches)
+        units, self._sums = weights_of(self.device.one), Sums(self.device.nominal)
         self._change = {name: torch.zeros_like(self.device.nominal[name]) for name in self.registers}
         self._adam = torch.optim.Adam(
             [{"params": [change], "lr": self.rule.rate * units[name]} for name, change in self._change.items()],
@@ -241,27 +242,31 @@ class Plastic:
     """Synapses that learn: their node, and the neurons they drive.
 
     Attributes:
+        shape: of their weights, as the node reads them.
         where: the numbers of these neurons in the layer, in the shape of what `node` makes; None: all, in order.
         direct: whether they read the input as a constant current.
         signed: whether they may read what is below 0: anything but spikes of neurons.
     """
 
     node: Node
+    shape: tuple[int, ...]
     where: Tensor | None
     direct: bool
     signed: bool
 
     @classmethod
-    def onto(cls, graph: Graph, neuron: Node, device: torch.device) -> list[Plastic]:
+    def onto(cls, device: Device, layer: str, where: torch.device) -> list[Plastic]:
         """All that drive a layer of neurons and have levels."""
-        found = []
-        for node, where in onto(graph, neuron):
-            if node.op in ("local", "dense") and roles(node, graph.params)["weight"] in graph.constraints:
+        found, graph = [], device.graph
+        neuron = graph[layer]
+        for node, driven in onto(graph, neuron):
+            name = roles(node, graph.params).get("weight", "")
+            if node.op == "local" and name in device.one.constraints:
                 behind = neurons_behind(graph, node.inputs[0])
                 direct = behind == "encode" and not streamed(graph)
-                all_of_them = np.array_equal(where.reshape(-1), np.arange(math.prod(neuron.type.shape)))
-                numbers = None if all_of_them else torch.tensor(where, device=device)
-                found.append(cls(node, numbers, direct, behind != "lif"))
+                all_of_them = np.array_equal(driven.reshape(-1), np.arange(math.prod(neuron.type.shape)))
+                numbers = None if all_of_them else torch.tensor(driven, device=where)
+                found.append(cls(node, graph.params[name].shape, numbers, direct, behind != "lif"))
         return found
 
     def driven(self, flags: Tensor) -> Tensor:

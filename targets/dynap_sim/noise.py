@@ -17,22 +17,25 @@ A neuron's synapses take its CAM words in the order of the graph, absent connect
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from snnc.errors import PipelineError
-from snnc.ir import Array, Graph, Node, roles
+from snnc.ir import Array, Graph, Node, Shape, roles
 from snnc.sim.stepper import Disturb
 
 from .defects import DefectMap
 from .dpi import step
 from .mismatch import GRID, onto, rng
+from .side_by_side import joined, share
 
+Chance: TypeAlias = Sequence[torch.Generator]
+"""One of every device."""
 WORDS = 64
 """CAM words that are drawn together; neurons of more synapses have several such blocks."""
 
@@ -73,30 +76,46 @@ class Noise:
             raise PipelineError(f"no device has {', '.join(bad)}")
 
 
-def generator(seed: int, stream: str, device: str) -> torch.Generator:
-    """The chance of one stream of one device: equal calls, equal noise."""
-    return torch.Generator(device).manual_seed(int(rng(seed, stream).integers(2**62)))
+def generators(seeds: Sequence[int], stream: str, device: str) -> Chance:
+    """The chance of one stream of some devices: equal calls, equal noise."""
+    made = [int(rng(seed, stream).integers(2**62)) for seed in seeds]
+    return [torch.Generator(device).manual_seed(one) for one in made]
+
+
+def uniform(shape: Shape, rank: int, chance: Chance) -> Tensor:
+    """Numbers in [0, 1): of values [..., K * C, ...] of `rank` axes, those of every device by its own chance."""
+    own = share(shape, rank, len(chance))
+    return joined([torch.rand(own, generator=each, device=each.device) for each in chance], rank)
 
 
 class Chances:
-    """The chance of one kind of noise, every layer's own: it does not matter in which order layers advance."""
+    """The chance of one kind of noise, every device's and every layer's own: it does not matter in which order layers
+    advance.
+    """
 
-    def __init__(self, seed: int, stream: str, device: str, layers: Sequence[str]) -> None:
-        seeds = rng(seed, stream).integers(2**62, size=len(layers)).tolist()
-        self._made = {layer: torch.Generator(device).manual_seed(one) for layer, one in zip(layers, seeds, strict=True)}
+    def __init__(self, seeds: Sequence[int], stream: str, device: str, layers: Sequence[str]) -> None:
+        drawn = [rng(seed, stream).integers(2**62, size=len(layers)).tolist() for seed in seeds]
+        self._made = {
+            layer: [torch.Generator(device).manual_seed(one) for one in own]
+            for layer, own in zip(layers, zip(*drawn, strict=True), strict=True)
+        }
 
-    def __getitem__(self, layer: str) -> torch.Generator:
-        return self._made[layer]
+    def drawn(self, node: Node, like: Tensor, draw: Callable[[Tensor, torch.Generator], object]) -> Tensor:
+        """What `draw` fills a layer's memory with, of the shape of `like`, [steps, N, K * C, ...]."""
+        rank, chance = len(node.type.shape), self._made[node.name]
+        parts = [torch.empty(share(like.shape, rank, len(chance)), device=like.device) for _ in chance]
+        for part, each in zip(parts, chance, strict=True):
+            for memory in part:  # step by step: so it does not matter how many steps come at once
+                draw(memory, each)
+        return joined(parts, rank)
 
 
-def heated(noise: Noise, theta: Mapping[str, Tensor], chance: Chances) -> Disturb:
+def heated(noise: Noise, theta: Mapping[str, Tensor], chances: Chances) -> Disturb:
     """Thermal noise on the currents I[t] of a layer [steps, N, ...]; `theta` by layer."""
     size = noise.thermal * math.sqrt(noise.dt / 1e-3)
 
     def disturb(node: Node, current: Tensor) -> Tensor:
-        normal = torch.empty(current.shape, device=current.device)
-        for each in normal:  # one by one: so it does not matter how many steps come at once
-            each.normal_(generator=chance[node.name])
+        normal = chances.drawn(node, current, lambda memory, chance: memory.normal_(generator=chance))
         if noise.thermal_on == "membrane":
             return normal.mul_(size * theta[node.name]).add_(current)
         return normal.mul_(noise.thermal).add_(1).mul_(current)
@@ -104,14 +123,12 @@ def heated(noise: Noise, theta: Mapping[str, Tensor], chance: Chances) -> Distur
     return disturb
 
 
-def losing(share: float, chance: Chances) -> Disturb:
-    """Every spike [steps, N, ...] is lost with the probability `share`."""
+def losing(lost: float, chances: Chances) -> Disturb:
+    """Every spike [steps, N, ...] is lost with this probability."""
 
     def disturb(node: Node, spikes: Tensor) -> Tensor:
-        lucky = torch.empty(spikes.shape, device=spikes.device)
-        for each in lucky:
-            each.uniform_(generator=chance[node.name])
-        return lucky.ge_(share).mul_(spikes)
+        lucky = chances.drawn(node, spikes, lambda memory, chance: memory.uniform_(generator=chance))
+        return lucky.ge_(lost).mul_(spikes)
 
     return disturb
 
@@ -121,10 +138,12 @@ def alive(seed: int, layer: Node, share: float) -> Array:
     return np.asarray(rng(seed, f"silent {layer.name}").random(layer.type.shape) >= share, np.float32)
 
 
-def jittered(x: Tensor, steps: int, chance: torch.Generator) -> Tensor:
-    """A stream [N, T, ...] whose contents have moved by up to `steps` steps; the totals over T stay."""
-    moved = torch.randint(-steps, steps + 1, x.shape, generator=chance, device=x.device)
-    t = torch.arange(x.shape[1], device=x.device).reshape(1, -1, *[1] * (x.ndim - 2))
+def jittered(x: Tensor, steps: int, chance: Chance) -> Tensor:
+    """A stream [N, T, K * C, ...] whose contents have moved by up to `steps` steps; the totals over T stay."""
+    rank = x.ndim - 2
+    own = share(x.shape, rank, len(chance))
+    moved = joined([torch.randint(-steps, steps + 1, own, generator=c, device=x.device) for c in chance], rank)
+    t = torch.arange(x.shape[1], device=x.device).reshape(1, -1, *[1] * rank)
     return torch.zeros_like(x).scatter_add_(1, (t + moved).clamp(0, x.shape[1] - 1), x)
 
 

@@ -13,7 +13,9 @@ from snnc.ir import Array, Graph
 from snnc.sim.levels import nearest_at, taken
 
 from .levels import BIT
+from .noise import Chance, uniform
 from .place import ANALOG_BITS
+from .side_by_side import tiled
 
 BLOCK = 2**17
 """Cells that are computed at once: they stay in the cache, and large memory comes slowly from the system."""
@@ -52,8 +54,10 @@ class Register:
         bias: whether it is an analog setting, without levels and guard bits.
     """
 
-    def __init__(self, graph: Graph, name: str, nominal: Tensor, guard_bits: int) -> None:
-        constraint = graph.constraints[name]
+    def __init__(self, graph: Graph, name: str, nominal: Tensor, guard_bits: int, copies: int = 1) -> None:
+        """Stand for `nominal`, a param of a placed network; or for those of so many devices, side by side."""
+        constraint = tiled(graph.constraints[name], graph.params[name], copies)
+        self.copies = copies
         self.bias = constraint.bits == ANALOG_BITS
         self.guard = 1 if self.bias else 2**guard_bits
         switched = constraint.bits == BIT
@@ -71,11 +75,12 @@ class Register:
         self.lsb = 1 if not self.bias else max(1, round(1 / float(self.unit.max()) / 2**guard_bits))
         self.forget()
 
-    def write(self, change: Tensor, noise: torch.Generator) -> None:
-        """Add a change (in the units of the param), rounded stochastically."""
+    def write(self, change: Tensor, noise: Chance) -> None:
+        """Add a change (in the units of the param), rounded stochastically, every device's by its own noise."""
+        rows = len(change) // self.copies
         for some in self._blocks():
             steps = change[some] * _of(self.finest, some, change)
-            steps += torch.rand(steps.shape, generator=noise, device=steps.device)
+            steps += uniform(steps.shape, steps.ndim, noise[some.start // rows : -(-some.stop // rows)])
             steps.floor_().clamp_(-(2.0**30), 2.0**30)  # far beyond the top, and no infinity
             self._store(some, self._present(some, steps))
 
@@ -92,14 +97,19 @@ class Register:
         """What is stored, int32, in levels and their guard bits."""
         return self._stored.to(torch.int32)
 
-    def restore(self, stored: Array) -> bool:
-        """Take over integers that were read from a file, unless they are none that this param can have."""
-        fits = stored.shape == tuple(self._stored.shape) and stored.dtype == np.int32
+    def of(self, part: Tensor, k: int) -> Tensor:
+        """Device k's share of what has the shape of the param, or of its mask."""
+        return part.chunk(self.copies)[k]
+
+    def restore(self, stored: Array, k: int = 0) -> bool:
+        """Take over device k's integers, read from a file, unless they are none that this param can have."""
+        own = self.of(self._stored, k)
+        fits = stored.shape == tuple(own.shape) and stored.dtype == np.int32
         if not fits or (stored > self.top).any() or (stored < self.bottom).any():
             return False
-        if self.mask is not None and stored[~self.mask.cpu().numpy()].any():
+        if self.mask is not None and stored[~self.of(self.mask, k).cpu().numpy()].any():
             return False
-        self._stored = torch.tensor(stored, dtype=torch.float32, device=self._stored.device)
+        own.copy_(torch.tensor(stored, dtype=torch.float32))
         return True
 
     def standing_for(self, values: Tensor) -> Tensor:
@@ -141,9 +151,14 @@ class Register:
         return self.grid[-1] if self.grid.ndim == 1 else self.grid[:, -1].reshape(-1, *[1] * (self.unit.ndim - 1))
 
     def _blocks(self) -> list[slice]:
-        """Rows that are computed at once, one after the other."""
+        """Rows that are computed at once, one after the other: some of one device, or all of some devices."""
+        rows = len(self._stored) // self.copies
         size = max(1, BLOCK // max(1, self._stored[:1].numel()))
-        return [slice(at, at + size) for at in range(0, len(self._stored), size)]
+        if size >= rows:
+            size -= size % rows
+            return [slice(at, min(at + size, len(self._stored))) for at in range(0, len(self._stored), size)]
+        starts = [first + at for first in range(0, len(self._stored), rows) for at in range(0, rows, size)]
+        return [slice(at, min(at + size, at - at % rows + rows)) for at in starts]
 
     def _levels(self, some: slice) -> Tensor:
         return (self._stored[some] / self.guard).round_()
@@ -172,10 +187,10 @@ class Wear:
     moved_most: int
 
     @classmethod
-    def of(cls, registers: Iterable[Register]) -> Wear:
-        """Over all synapses (biases are no plastic cells) since their counts began."""
+    def of(cls, registers: Iterable[Register], k: int = 0) -> Wear:
+        """Over all synapses of device k (biases are no plastic cells) since their counts began."""
         kept = [r for r in registers if not r.bias]
-        counted, moved = (torch.cat([_present(r, part) for r in kept]) for part in ("counted", "moved"))
+        counted, moved = (torch.cat([_present(r, part, k) for r in kept]) for part in ("counted", "moved"))
         rank = max(1, -(-99 * len(counted) // 100))
         p99 = int(counted.kthvalue(rank).values)
         mean, mean_moved = (float(part.double().mean()) for part in (counted, moved))
@@ -201,6 +216,6 @@ def _of(shared: Tensor, some: slice, whole: Tensor) -> Tensor:
     return shared[some] if shared.ndim == whole.ndim and len(shared) == len(whole) else shared
 
 
-def _present(register: Register, part: str) -> Tensor:
-    value: Tensor = getattr(register, part)
-    return value.flatten() if register.mask is None else value[register.mask]
+def _present(register: Register, part: str, k: int) -> Tensor:
+    value = register.of(getattr(register, part), k)
+    return value.flatten() if register.mask is None else value[register.of(register.mask, k)]

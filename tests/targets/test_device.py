@@ -17,12 +17,13 @@ from snnc.sim.torch import exact as exact_kernels
 from snnc.sim.torch import to_tensor
 from snnc.spec import split_specs
 from snnc.targets import DynapSim
-from snnc.targets.dynap_sim.chip import DynapChip, one_thread
+from snnc.targets.dynap_sim.bench import one_thread
+from snnc.targets.dynap_sim.chip import DynapChip
 from snnc.targets.dynap_sim.defects import LARGEST, DefectMap
 from snnc.targets.dynap_sim.device import Device, Model, advance
 from snnc.targets.dynap_sim.dpi import Circuit
 from snnc.targets.dynap_sim.mismatch import GRID, Mismatch, sequential
-from snnc.targets.dynap_sim.noise import Noise, conducting, generator, jittered
+from snnc.targets.dynap_sim.noise import Noise, conducting, generators, jittered
 from snnc.targets.dynap_sim.place import place
 from tests.targets.networks import STEPS, data, exact, images
 
@@ -206,15 +207,15 @@ def test_a_list_of_defects_travels_with_the_artifact(tmp_path: Path) -> None:
 
 def test_jitter_moves_events_and_keeps_them() -> None:
     x = (torch.rand(3, 20, 5, 5, generator=torch.Generator().manual_seed(1)) < 0.2).float()
-    moved = jittered(x, 2, generator(0, "jitter 0", "cpu"))
+    moved = jittered(x, 2, generators([0], "jitter 0", "cpu"))
     assert torch.equal(moved.sum(1), x.sum(1))
     assert not torch.equal(moved, x)
     lone = torch.zeros(4000, 20, 1)
     lone[:, 10] = 1
-    where = jittered(lone, 2, generator(0, "jitter 0", "cpu")).squeeze(-1).argmax(1) - 10
+    where = jittered(lone, 2, generators([0], "jitter 0", "cpu")).squeeze(-1).argmax(1) - 10
     assert sorted(set(where.tolist())) == [-2, -1, 0, 1, 2]
     assert np.bincount(where + 2).min() > 650
-    assert torch.equal(jittered(x, 2, generator(0, "jitter 0", "cpu")), moved)
+    assert torch.equal(jittered(x, 2, generators([0], "jitter 0", "cpu")), moved)
 
 
 def test_jitter_of_a_chip() -> None:

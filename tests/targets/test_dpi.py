@@ -172,7 +172,9 @@ def counted(net: str, circuit: Circuit | None, x: Array, mismatch: Mismatch) -> 
         stepper = device.stepper({"x": to_tensor(x)}, 0)
         for _ in range(device.graph.steps):
             stepper.step()
-        return {layer: c.numpy().ravel() for layer, c in stepper.count.items()}, stepper.outputs()["y"].numpy()
+        return {layer: c.numpy().ravel() for layer, c in stepper.count.items()}, device.outputs(
+            stepper, {"x": to_tensor(x)}
+        )[0]["y"].numpy()
 
 
 @pytest.mark.parametrize("net", ["plain", "residual", "pooled"])

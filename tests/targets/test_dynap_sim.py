@@ -439,7 +439,7 @@ def learned(
     """A block after one batch, the gradient that it found and the changes that it asked for, by param."""
     made = device(net, mismatch=0.2)
     block = LearningBlock(made, rule)
-    block.begin(0, 1, 10)
+    block.begin(1, 10)
     found: dict[str, Array] = {}
     asked: dict[str, Array] = {}
     for name, register in block.registers.items():
@@ -582,7 +582,7 @@ def test_absent_connections_stay_absent_and_levels_stay_on_the_chip() -> None:
     for rate in (10.0, 1e12):
         block, _, asked = learned("plain", targets_for("plain", 5), images(5), Rule(rate, WIDTH, 0, 7))
         for name in ("conv1.weight", "conv2.weight", "fc.weight"):
-            register, mask = block.registers[name], block.device.graph.constraints[name].mask
+            register, mask = block.registers[name], block.device.one.constraints[name].mask
             assert mask is not None
             assert register.top == 7 * 2**7
             stored = register.stored.numpy()
@@ -594,7 +594,7 @@ def test_absent_connections_stay_absent_and_levels_stay_on_the_chip() -> None:
             levels = (block.device.nominal[name] / register.unit).numpy()
             np.testing.assert_array_equal(levels, np.rint(levels))
             assert np.abs(levels).max() == 7
-    mask = device("plain").graph.constraints["fc.weight"].mask
+    mask = device("plain").one.constraints["fc.weight"].mask
     assert mask is not None
     assert not mask.all()
 
@@ -611,7 +611,7 @@ def test_closed_gates_write_nothing() -> None:
         graph = edited(graph, name, u0=np.zeros_like(graph.params[f"{name}.u0"]))
     made = Device(place(graph), 0, Model(Mismatch("none")))
     block = LearningBlock(made, Rule(1e3, 0.1, 0, 7))
-    block.begin(0, 1, 1)
+    block.begin(1, 1)
     before = {n: r.stored.clone() for n, r in block.registers.items()}
     with torch.inference_mode():
         targets = {k: to_tensor(v) for k, v in targets_for("plain", 4).items()}
@@ -631,7 +631,7 @@ def test_rounding_is_stochastic_and_fair() -> None:
     total = torch.zeros(before.shape)
     for _ in range(400):
         register.restore(start.numpy())
-        register.write(torch.full(before.shape, 0.3) * register.unit / register.guard, noise)
+        register.write(torch.full(before.shape, 0.3) * register.unit / register.guard, [noise])
         total += register.stored
     mean = (total / 400)[mask]
     assert float(mean.mean()) == pytest.approx(0.3, abs=0.01)
@@ -645,7 +645,7 @@ def held_at_the_last_step(steps: int, monkeypatch: pytest.MonkeyPatch) -> int:
     graph = replace(exact("plain"), steps=steps)
     made = Device(place(graph), 0, Model(Mismatch("ltl", 0.2)))
     block = LearningBlock(made, Rule(0.1, 1.0, 2, 7))
-    block.begin(0, 1, 1)
+    block.begin(1, 1)
     found: list[int] = []
     real = Chunk.__init__
     others = [o for o in gc.get_objects() if type(o) is torch.Tensor and o.requires_grad]  # of other tests' modules
@@ -698,7 +698,7 @@ def test_learning_moves_rates_towards_their_targets() -> None:
     ideal = stepped(place(exact(net)), x)[-1]
     targets = {layer: count / STEPS for layer, count in ideal.count.items()}
     block = LearningBlock(made, Rule(0.02, 1.0, 4, 7))
-    block.begin(0, 1, 30)
+    block.begin(1, 30)
 
     def distance() -> float:
         count = stepped(made.graph, x, made)[-1].count

@@ -36,7 +36,7 @@ def device(net: str = "plain", mismatch: float = 0.2) -> Device:
 
 def counting(made: Device, rule: Rule = RULE, batches: int = 10**9) -> CountingBlock:
     block = CountingBlock(made, rule)
-    block.begin(0, 1, batches)
+    block.begin(1, batches)
     return block
 
 
@@ -191,7 +191,7 @@ def test_writes_become_rarer_over_an_epoch() -> None:
     before = block.writes
     taught(block, x, targets)
     assert block.writes == before
-    block.begin(0, 2, 4)
+    block.begin(2, 4)
     assert block.chance == 0.8
 
 
@@ -250,7 +250,7 @@ def test_writes_are_as_frequent_as_the_error_is_large() -> None:
 
 def test_registers_saturate_and_absent_connections_stay_absent() -> None:
     made = device()
-    register = Register(made.graph, "fc.weight", made.nominal["fc.weight"], 7)
+    register = Register(made.one, "fc.weight", made.nominal["fc.weight"], 7)
     assert register.mask is not None
     much = torch.full(register.stored.shape, 10_000, dtype=torch.float64)
     register.add(pack(much, much))
@@ -294,10 +294,10 @@ def test_a_large_batch_is_written_like_a_small_one() -> None:
 
 def test_a_step_without_bounds_saturates_what_is_there() -> None:
     made = device()
-    register = Register(made.graph, "fc.weight", made.nominal["fc.weight"], 7)
+    register = Register(made.one, "fc.weight", made.nominal["fc.weight"], 7)
     assert register.mask is not None
     for size in (torch.inf, -torch.inf):
-        register.write(torch.full(register.stored.shape, size), torch.Generator())
+        register.write(torch.full(register.stored.shape, size), [torch.Generator()])
         assert (register.stored[register.mask] == (1 if size > 0 else -1) * 7 * 2**7).all()
         assert (register.stored[~register.mask] == 0).all()
         assert register.nominal().isfinite().all()
@@ -305,7 +305,7 @@ def test_a_step_without_bounds_saturates_what_is_there() -> None:
 
 def test_wear_counts_the_synapses_that_there_are() -> None:
     made = device()
-    registers = {name: Register(made.graph, name, made.nominal[name], 7) for name in ("fc.weight", "fc.bias")}
+    registers = {name: Register(made.one, name, made.nominal[name], 7) for name in ("fc.weight", "fc.bias")}
     weight, bias = registers["fc.weight"], registers["fc.bias"]
     assert weight.mask is not None
     present = int(weight.mask.sum())

@@ -315,9 +315,9 @@ def test_a_register_counts_the_levels_of_its_row(block: int, monkeypatch: pytest
             at = np.searchsorted(levels[row], placed.params[name][row] / step[row])
             np.testing.assert_array_equal(made, levels[row][np.minimum(at + 1, 30)] * step[row])
         before, apart = register.stored.clone(), torch.tensor(levels[:, -1:] / 15 * step)
-        register.write(apart * (1 - 2 * (before > 0).float()), torch.Generator().manual_seed(0))
+        register.write(apart * (1 - 2 * (before > 0).float()), [torch.Generator().manual_seed(0)])
         assert int(((register.stored - before).abs() - 2**guard).abs().max()) <= 1, "one level in the mean"
-        register.write(torch.full(register.stored.shape, 1e9), torch.Generator().manual_seed(0))
+        register.write(torch.full(register.stored.shape, 1e9), [torch.Generator().manual_seed(0)])
         np.testing.assert_array_equal(register.nominal().numpy(), levels[:, -1:] * step * np.ones((1, 10)))
 
 
@@ -495,7 +495,7 @@ def test_every_position_of_a_channel_has_the_sums_of_its_tonic_synapse() -> None
     np.testing.assert_array_equal(limit.project(made), made)
     register = Register(placed, "conv.bias", torch.tensor(made), 7)
     np.testing.assert_array_equal(register.nominal().numpy(), made)
-    register.write(torch.full(made.shape, 1e9), torch.Generator().manual_seed(0))
+    register.write(torch.full(made.shape, 1e9), [torch.Generator().manual_seed(0)])
     assert limit.levels is not None
     np.testing.assert_array_equal(register.nominal().numpy(), limit.levels[:, -1:, None] * np.ones((1, 4, 4)))
     nodes = [replace(node, op="local") if node.name == "conv" else node for node in graph.nodes]

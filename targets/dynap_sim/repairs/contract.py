@@ -27,7 +27,8 @@ from snnc.ir import Array, Samples
 from snnc.pipeline import Progress, silent
 from snnc.score import Score
 from snnc.sim.torch import exact, to_tensor
-from snnc.targets.dynap_sim.chip import CHUNK, DynapChip, one_thread
+from snnc.targets.dynap_sim.bench import CHUNK, one_thread
+from snnc.targets.dynap_sim.chip import DynapChip
 
 from .observe import Observed, Observer
 

@@ -29,7 +29,8 @@ from snnc.errors import PipelineError, TargetError
 from snnc.ir import Array, roles
 from snnc.pipeline import Progress, silent
 from snnc.sim.torch import exact, to_tensor
-from snnc.targets.dynap_sim.chip import DynapChip, one_thread
+from snnc.targets.dynap_sim.bench import one_thread
+from snnc.targets.dynap_sim.chip import DynapChip
 from snnc.targets.dynap_sim.cores import core_count
 from snnc.targets.dynap_sim.layout import cores_of
 from snnc.train.targets import Targets

@@ -10,7 +10,8 @@ from snnc.data import Data
 from snnc.ir import Graph
 from snnc.pipeline import Context, Progress, silent
 from snnc.sim.torch import exact, to_tensor
-from snnc.targets.dynap_sim.chip import DynapChip, one_thread
+from snnc.targets.dynap_sim.bench import one_thread
+from snnc.targets.dynap_sim.chip import DynapChip
 from snnc.train import Learner, Rule
 from snnc.train.loop import Training
 from snnc.train.units import weights_of

@@ -65,9 +65,9 @@ class Observer:
             stepper = self.chip.device.stepper({self.input: x}, stream)
             for _ in advance(stepper, self.graph.steps, counting=True):
                 pass
-            stepper.outputs()
-            read = torch.cat([stepper.values[name].flatten(1) for name in self._decodes], 1)
-            return Observed(dict(stepper.count), read, stepper.values[self.scores], stepper.values, self.shown)
+            (values,) = self.chip.device.read_out(stepper, {self.input: x})
+            read = torch.cat([values[name].flatten(1) for name in self._decodes], 1)
+            return Observed(dict(stepper.count), read, values[self.scores], values, self.shown)
 
 
 def _neurons(graph: Graph, name: str) -> list[str]:

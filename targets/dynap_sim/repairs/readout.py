@@ -23,7 +23,8 @@ from snnc.data import Data
 from snnc.pipeline import Progress, silent
 from snnc.sim.ridge import remedy
 from snnc.sim.torch import exact, forward, tensors, to_tensor
-from snnc.targets.dynap_sim.chip import CHUNK, DynapChip, one_thread
+from snnc.targets.dynap_sim.bench import CHUNK, one_thread
+from snnc.targets.dynap_sim.chip import DynapChip
 from snnc.train.readout import readout
 
 from .contract import Repair, Repaired, Traffic, batches
