@@ -3,17 +3,21 @@
     python benchmarks/chips.py mismatch [--chips 5] [--model digits] [--train 2000] [--test 1000] [--rows TEXT ...]
     python benchmarks/chips.py noise    [the same]
     python benchmarks/chips.py tiers    [--images 500]
+    python benchmarks/chips.py together [--at-once 2 4 8 16] [--repeats 5] [--model digits] [--train 2000] [--test 1000]
 
 `mismatch` and `noise`: a network (the recipe of dynap-sim) on devices 0, 1, ...; test accuracy
 before, after one epoch of the float rule and of the hardware rule, mean +- standard deviation (worst); writes per
 synapse in that epoch (of the last chip), seconds of the last hardware calibration. `--rows`: rows by their options.
 `--model fashion`: `fashion_cnn_torch13` (needs SNNC_MODELS and SNNC_DATA), trained and calibrated on `--train` images.
+`together`: seconds that a chip takes, among so many at once and alone: an epoch of calibration, and a run over the
+test samples; medians of interleaved repeats, which must end in the same bits.
 `tiers`: spike counts of the circuits against those of the discrete neurons, and accuracy, without mismatch, digits.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import os
 import sys
 import time
@@ -28,10 +32,12 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # found when the script is r
 import snnc
 from benchmarks.conversion import MODELS, OUTPUTS
 from snnc import data, spec
+from snnc.artifact import pack
 from snnc.pipeline import single
 from snnc.sim.judge import accuracy
 from snnc.sim.torch import exact, to_tensor
 from snnc.targets import TARGETS, DynapSim
+from snnc.targets.dynap_sim.bench import DynapBench
 from snnc.targets.dynap_sim.device import Device, Model
 from snnc.targets.dynap_sim.dpi import Circuit
 from snnc.targets.dynap_sim.mismatch import Mismatch
@@ -137,6 +143,32 @@ def tiers(images: int) -> None:
         print(f"{name} | {share:.2%} | {', '.join(f'{c.mean():.2f}' for c in found.values())} | {alike}", flush=True)
 
 
+def together(snn: snnc.Graph, samples: data.Data, counts: Sequence[int], repeats: int) -> None:
+    """One row a learning block and number of chips at once."""
+    for learning in ("float", "hardware"):
+        artifact = replace(DynapSim(), learning=learning).compile(snn)
+        found: dict[int, list[tuple[float, float]]] = {count: [] for count in (1, *counts)}
+        digests: set[str] = set()
+        for _ in range(repeats):
+            for count, times in found.items():
+                bench = artifact.bench(range(count))
+                assert isinstance(bench, DynapBench)
+                start = time.perf_counter()
+                bench.learn(samples.train)
+                learned = time.perf_counter()
+                scores = single(bench.run(samples.test)[0])
+                times.append(((learned - start) / count, (time.perf_counter() - learned) / count))
+                digests.add(hashlib.sha256(pack(bench.stored(0)) + scores.tobytes()).hexdigest())
+        assert len(digests) == 1, "chip 0 depends on its neighbours"
+        alone = np.median(found[1], axis=0)
+        for count, times in found.items():
+            took = np.median(times, axis=0)
+            print(
+                f"{learning} | {count} | {took[0]:.2f} | {alone[0] / took[0]:.2f} | {took[1]:.3f} | "
+                f"{alone[1] / took[1]:.2f}", flush=True,
+            )  # fmt: skip
+
+
 def main() -> None:
     """Parse and run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -149,11 +181,23 @@ def main() -> None:
         one.add_argument("--test", type=int, default=1000)
         one.add_argument("--rows", nargs="+", default=list(rows))
     which.add_parser("tiers").add_argument("--images", type=int, default=500)
+    beside = which.add_parser("together")
+    beside.add_argument("--at-once", type=int, nargs="+", default=[2, 4, 8, 16])
+    beside.add_argument("--repeats", type=int, default=5)
+    beside.add_argument("--model", choices=("digits", "fashion"), default="digits")
+    beside.add_argument("--train", type=int, default=2000)
+    beside.add_argument("--test", type=int, default=1000)
     given = parser.parse_args()
     if given.which == "tiers":
         tiers(given.images)
         return
     snn, samples = network(given.model, given.train, given.test)
+    if given.which == "together":
+        print(
+            "learning block | chips at once | seconds a chip and epoch | times faster | seconds a chip and run | faster"
+        )
+        together(snn, samples, given.at_once, given.repeats)
+        return
     print("options | before | float | hardware | writes float: mean, 99 %, most | writes hardware | seconds")
     for options in given.rows:
         population(snn, samples, options, given.chips)

@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from snnc.errors import CheckpointError
 from snnc.ir import Array, Graph
 from snnc.pipeline import Context, Pipeline
 from snnc.sim.torch import forward
+from snnc.targets.dynap_sim.bench import MOST
 from snnc.train import LTL, Batch, Checkpoints, LTLOnline, Rule
 from snnc.train import checkpoint as checkpoints_file
 from snnc.train.loop import loop
@@ -490,13 +491,14 @@ def test_kill_9_and_resume(snnc, tmp_path: Path) -> None:  # type: ignore[no-unt
 def test_an_interrupted_trial_on_devices_goes_on(snnc, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
     tried, seeds = population_file._tried, list[int]()
 
-    def interrupted_at_2(artifact: Any, data: Data, seed: int, *rest: Any) -> tuple[float, float]:
-        seeds.append(seed)
-        if seeds == [0, 1, 2]:
+    def interrupted_at_2(artifact: Any, data: Data, some: Sequence[int], *rest: Any) -> list[tuple[float, float]]:
+        seeds.extend(some)
+        if seeds == [0, 1, 2, 3]:
             raise KeyboardInterrupt
-        return tried(artifact, data, seed, *rest)
+        return tried(artifact, data, some, *rest)
 
     assert snnc(*compiling(tmp_path / "whole", "--chips", "4")).code == 0
+    monkeypatch.setitem(MOST, "cpu", 2)
     monkeypatch.setattr(population_file, "_tried", interrupted_at_2)
     out, folder = tmp_path / "stopped", tmp_path / "stopped.checkpoints"
     ended = snnc(*compiling(out, "--chips", "4"))
@@ -510,10 +512,10 @@ def test_an_interrupted_trial_on_devices_goes_on(snnc, tmp_path: Path, monkeypat
     assert refused.code == 2
     assert "--restart" in refused.err
     assert snnc(*compiling(out, "--chips", "4", "--resume")).code == 0
-    assert seeds == [0, 1, 2, 2, 3]
+    assert seeds == [0, 1, 2, 3, 2, 3]
     assert not folder.exists()
     for path in (tmp_path / "whole").iterdir():
         assert (out / path.name).read_bytes() == path.read_bytes(), path.name
     ended = snnc(*compiling(out, "--chips", "1", "--restart"))
     assert ended.code == 0
-    assert seeds[5:] == [0]
+    assert seeds[6:] == [0]
