@@ -100,3 +100,44 @@ def test_products_are_the_gradient_and_add_up(form: str) -> None:
     assert x.grad is not None
     assert torch.equal(total - 1, weight.grad)
     assert x.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("group", [1, 2, 4])
+def test_a_window_as_large_as_the_image_is_a_dense_layer_of_each_group(group: int) -> None:
+    chance = torch.Generator().manual_seed(2)
+    whole = Node("fc", "local", ("x", "w"), {"pads": (0,) * 4, "strides": (1, 1), "dilations": (1, 1), "group": group})
+    x = torch.randint(-3, 4, (5, *SIZE), generator=chance).float()
+    weight = torch.randint(-3, 4, (OUT, 1, 1, SIZE[0] // group, *SIZE[1:]), generator=chance).float()
+    rows = weight.reshape(group, OUT // group, -1)
+    wanted = torch.einsum("ngi,goi->ngo", x.reshape(5, group, -1), rows).reshape(5, OUT, 1, 1)
+    assert torch.equal(local(whole, x, weight), wanted)
+    assert torch.equal(local(whole, x[:1], weight), wanted[:1])
+    error, total = torch.randint(-3, 4, wanted.shape, generator=chance).float(), torch.ones_like(weight)
+    products = torch.einsum("ngo,ngi->goi", error.reshape(5, group, -1), x.reshape(5, group, -1))
+    add_products(whole, x, error, total)
+    assert torch.equal(total - 1, products.reshape(weight.shape))
+    add_products(whole, x, error, total, anew=True)
+    assert torch.equal(total, products.reshape(weight.shape))
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+@pytest.mark.parametrize("form", [*FORMS, "whole"])
+def test_a_group_is_to_the_bit_what_it_is_alone(form: str, count: int) -> None:
+    """Of real numbers too, and of a single image."""
+    chance = torch.Generator().manual_seed(3)
+    attrs = {**FORMS["plain" if form == "whole" else form]}
+    x, weight, _ = layer("plain" if form == "whole" else form, count)
+    if form == "whole":
+        weight = torch.zeros(OUT, 1, 1, *SIZE)
+    images = [torch.rand(x.shape, generator=chance) for _ in range(3)]
+    weights = [torch.randn(weight.shape, generator=chance) for _ in range(3)]
+    alone = [local(Node("conv", "local", ("x", "w"), attrs), *each) for each in zip(images, weights, strict=True)]
+    three = Node("conv", "local", ("x", "w"), {**attrs, "group": 3 * attrs["group"]})
+    among = local(three, torch.cat(images, 1), torch.cat(weights))
+    assert torch.equal(among, torch.cat(alone, 1))
+    totals = [torch.ones_like(weight) for _ in range(3)]
+    for image, made, total in zip(images, alone, totals, strict=True):
+        add_products(Node("conv", "local", ("x", "w"), attrs), image, made, total)
+    total = torch.ones_like(torch.cat(weights))
+    add_products(three, torch.cat(images, 1), among, total)
+    assert torch.equal(total, torch.cat(totals))
