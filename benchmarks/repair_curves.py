@@ -2,7 +2,7 @@
 
     python benchmarks/repair_curves.py --keep numbers.json --figure curves.svg [--chips 10] [--epochs 1]
         [--networks mnist fashion vgg11] [--curves mismatch bits thermal silencing lost] [--learning float hardware]
-        [--train 3000] [--test 1000] [--validation] [--guard-bits N]
+        [--train 3000] [--test 1000] [--validation] [--guard-bits N] [--chip]
 
 `mnist`, `fashion`: a network of five layers (convolutions of 16 and 32 channels with stride 2, one of 32, dense 64,
 10), trained here with batch norms on 20,000 images, exported to ONNX, imported, converted (T = 16) and taught by LTL at
@@ -15,11 +15,13 @@ two minutes for each device and 990 images.
     silencing    share of neurons that are dead for good
     lost         share of spikes that are lost, drawn afresh at every step
 
-Each level is one network on devices 0, 1, ... of the profile se2 without its wall on the fan-in. Each device is judged
-on test images, calibrated on `--train` training images for an epoch, judged, and so on: before, after one epoch, and
-the epoch that is best on validation images. `clean` is the device without any harm, before it learns. `--validation`
-judges on validation images only, for whoever tunes. `--keep` goes on from what it holds. The table and the figure show
-means over devices; bars of the figure reach from worst to best.
+Each level is one network on devices 0, 1, ... of the profile se2 without its wall on the fan-in; with `--chip` inside
+all its limits, by the target's own recipe (fan-in 63 and a tonic bias, four base currents a layer, resets to zero), and
+fewer bits are fewer base currents from the start. Each device is judged on test images, calibrated on `--train` training
+images for an epoch, judged, and so on: before, after one epoch, and the epoch that is best on validation images. `clean`
+is the device without any harm, before it learns. `--validation` judges on validation images only, for whoever tunes.
+`--keep` goes on from what it holds. The table and the figure show means over devices; bars of the figure reach from worst
+to best.
 """
 
 from __future__ import annotations
@@ -69,6 +71,8 @@ LEVELS: dict[str, Sequence[float]] = {
     "lost": (0.1, 0.2, 0.3, 0.4, 0.5),
 }
 """Seven bits of 512 inputs exceed what a device adds up exactly."""
+ON_CHIP = {"bits": (4, 3, 2)}
+"""Levels where the chip has no others: it has four base currents."""
 LOWERED = f"fold-batchnorm,threshold-layernorm{{steps={STEPS}}},bias-per-step"
 TAUGHT = dict.fromkeys(NETWORKS, "ltl{epochs=2}") | {"vgg11": "ltl{epochs=1 batch=32 rate=0.001}"}
 RATES = {"vgg11": 0.001}
@@ -86,11 +90,13 @@ class Setting:
     epochs: int
     validation: bool
     guard_bits: int | None = None
+    chip: bool = False
 
     def facts(self) -> dict[str, int]:
         """As far as numbers depend on it."""
         facts = {"train": self.train, "test": self.test, "epochs": self.epochs, "validation": int(self.validation)}
-        return facts if self.guard_bits is None else {**facts, "guard bits": self.guard_bits}
+        facts |= {} if self.guard_bits is None else {"guard bits": self.guard_bits}
+        return {**facts, "chip": 1} if self.chip else facts
 
 
 @cache
@@ -114,6 +120,8 @@ def student(name: str, bits: int | None, setting: Setting) -> Graph:
     if name == "vgg11":
         data = Data(data.train.take(VGG11_TEACHING), data.validation, data.test)
     text = f"{LOWERED},{levels},{taught}" if bits is None else f"{LOWERED},{taught},{levels}"
+    if setting.chip:
+        text = str(DynapSim(bits=bits or BITS, epochs=2).pipeline())
     start = time.perf_counter()
     made, _ = Pipeline.parse(text)(ann, data=data)
     tell(f"{name}: {text}", start)
@@ -137,7 +145,7 @@ def device(name: str, curve: str, level: float, learning: str, seed: int, settin
     sigma, hot = (level if curve == kind else 0.0 for kind in ("mismatch", "thermal"))
     target = DynapSim(
         bits=bits or BITS,
-        fan_in=FREE,
+        fan_in=None if setting.chip else FREE,
         learning=learning,  # type: ignore[arg-type]
         rate=RATES.get(name, DynapSim.rate),
         mismatch=sigma,
@@ -207,6 +215,7 @@ def main() -> None:
     parser.add_argument("--test", type=int, default=1000)
     parser.add_argument("--validation", action="store_true")
     parser.add_argument("--guard-bits", type=int, help="of the learning block, instead of its own")
+    parser.add_argument("--chip", action="store_true")
     parser.add_argument("--keep", type=Path)
     parser.add_argument("--figure", type=Path)
     given = parser.parse_args()
@@ -214,8 +223,8 @@ def main() -> None:
         sys.exit("set SNNC_DATA to the folder of the images")
     models = os.environ.get("SNNC_MODELS")
     setting = Setting(Path(os.environ["SNNC_DATA"]), Path(models) if models else None, given.train, given.test,
-                      given.epochs, given.validation, given.guard_bits)  # fmt: skip
-    kept = Kept(setting.facts(), given.keep)
+                      given.epochs, given.validation, given.guard_bits, given.chip)  # fmt: skip
+    kept, levels = Kept(setting.facts(), given.keep), {**LEVELS, **ON_CHIP} if given.chip else LEVELS
     print("| network | harm | learning | before | one epoch | best | points lost | left after one epoch | devices |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
     for name in given.networks:
@@ -224,7 +233,7 @@ def main() -> None:
         whole = kept.of(f"{name} clean", 1)[0]["before"]
         print(f"| {name} | clean | | {whole:.2f} | | | | | |")
         for curve in given.curves:
-            for level in [v for v in LEVELS[curve] if given.levels is None or v in given.levels]:
+            for level in [v for v in levels[curve] if given.levels is None or v in given.levels]:
                 for learning in given.learning:
                     one = key(name, curve, level, learning)
                     for seed in range(given.chips):
@@ -238,7 +247,7 @@ def main() -> None:
             (
                 f"{name}: {curve}",
                 kept.of(f"{name} clean", 1)[0]["before"],
-                {v: n for v in LEVELS[curve] if (n := kept.of(key(name, curve, v, given.learning[0]), given.chips))},
+                {v: n for v in levels[curve] if (n := kept.of(key(name, curve, v, given.learning[0]), given.chips))},
             )
             for name in given.networks
             for curve in given.curves
