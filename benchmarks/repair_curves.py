@@ -16,12 +16,12 @@ two minutes for each device and 990 images.
     lost         share of spikes that are lost, drawn afresh at every step
 
 Each level is one network on devices 0, 1, ... of the profile se2 without its wall on the fan-in; with `--chip` inside
-all its limits, by the target's own recipe (fan-in 63 and a tonic bias, four base currents a layer, resets to zero), and
-fewer bits are fewer base currents from the start. Each device is judged on test images, calibrated on `--train` training
-images for an epoch, judged, and so on: before, after one epoch, and the epoch that is best on validation images. `clean`
-is the device without any harm, before it learns. `--validation` judges on validation images only, for whoever tunes.
-`--keep` goes on from what it holds. The table and the figure show means over devices; bars of the figure reach from worst
-to best.
+all its limits, by the target's own recipe (fan-in 63 and a tonic bias, four base currents a layer, resets to zero),
+and fewer bits are fewer base currents from the start. Each device is judged on test images, calibrated on `--train`
+training images for an epoch, judged, and so on: before, after one epoch, and the epoch that is best on validation
+images. `clean` is the device without any harm, before it learns. `--validation` judges on validation images only, for
+whoever tunes. `--keep` goes on from what it holds. The table and the figure show means over devices; bars of the
+figure reach from worst to best.
 """
 
 from __future__ import annotations
