@@ -62,6 +62,7 @@ def values(ledger: Ledger) -> list[tuple[float | None, tuple[str, ...]]]:
         {"learning": "hardware", "mismatch": 0.4},
         {"learning": "hardware", "thermal": 0.1, "silencing": 0.2, "silence": "step", "defects": 0.05},
         {"learning": "float", "preset": "measured", "silencing": 0.2, "defect_map": LISTED},
+        {"learning": "hardware", "preset": "none", "defect_map": LISTED},
         {"learning": "hardware", "preset": "rockpool", "thermal": 0.1, "thermal_on": "membrane", "readout": "fixed"},
     ],
     ids=lambda options: ",".join(f"{key}={value}" for key, value in options.items() if key != "defect_map"),
@@ -92,6 +93,30 @@ def test_wiring_keeps_devices_apart(net: str) -> None:
     )
     bench = artifact.bench(SEEDS)
     assert isinstance(bench, DynapBench)
+    bench.learn(given.train)
+    for k, seed in enumerate(SEEDS):
+        chip = artifact.load(seed)
+        assert isinstance(chip, DynapChip)
+        chip.learn(given.train)
+        same(bench, k, chip, given)
+
+
+@pytest.mark.parametrize("block", [1, 40, 700])
+@pytest.mark.parametrize("learning", ["float", "hardware"])
+def test_registers_computed_in_blocks_are_the_devices_own(
+    learning: str, block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Blocks of a few rows, or of a device and a half."""
+    monkeypatch.setattr("snnc.targets.dynap_sim.registers.BLOCK", block)
+    given = few(data("plain"), 20)
+    artifact = DynapSim(mismatch=0.4, learning=learning).compile(exact("plain"))  # type: ignore[arg-type]
+    bench = artifact.bench(SEEDS)
+    assert isinstance(bench, DynapBench)
+    rows = {name: len(register.stored) // 3 for name, register in bench.block.registers.items()}
+    for name, register in bench.block.registers.items():
+        blocks = register._blocks()
+        assert [i for some in blocks for i in range(some.start, some.stop)] == list(range(3 * rows[name]))
+        assert all(s.start // rows[name] == (s.stop - 1) // rows[name] or not s.start % rows[name] for s in blocks)
     bench.learn(given.train)
     for k, seed in enumerate(SEEDS):
         chip = artifact.load(seed)
