@@ -25,7 +25,7 @@ from snnc.targets.dynap_sim.device import Device, Model, advance
 from snnc.targets.dynap_sim.mismatch import Mismatch
 from snnc.targets.dynap_sim.place import place
 from snnc.targets.dynap_sim.side_by_side import Parts, side_by_side, tiled
-from tests.targets.networks import NETS, data, exact, images
+from tests.targets.networks import data, exact, images
 from tests.targets.wired import WIRED, samples
 
 SEEDS = (3, 0, 8)
@@ -54,19 +54,29 @@ def values(ledger: Ledger) -> list[tuple[float | None, tuple[str, ...]]]:
     return [(row.value, row.notes) for row in ledger.rows]
 
 
-@pytest.mark.parametrize("net", NETS)
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"learning": "float", "mismatch": 0.4},
-        {"learning": "hardware", "mismatch": 0.4},
-        {"learning": "hardware", "thermal": 0.1, "silencing": 0.2, "silence": "step", "defects": 0.05},
-        {"learning": "float", "preset": "measured", "silencing": 0.2, "defect_map": LISTED},
-        {"learning": "hardware", "preset": "none", "defect_map": LISTED},
-        {"learning": "hardware", "preset": "rockpool", "thermal": 0.1, "thermal_on": "membrane", "readout": "fixed"},
-    ],
-    ids=lambda options: ",".join(f"{key}={value}" for key, value in options.items() if key != "defect_map"),
-)
+DEVICES: list[tuple[str, dict[str, Any]]] = [
+    ("plain", {"learning": "float", "mismatch": 0.4}),
+    ("residual", {"learning": "float", "mismatch": 0.4}),
+    ("pooled", {"learning": "float", "mismatch": 0.4}),
+    ("plain", {"learning": "hardware", "mismatch": 0.4}),
+    ("residual", {"learning": "hardware", "mismatch": 0.4}),
+    ("pooled", {"learning": "hardware", "mismatch": 0.4}),
+    ("plain", {"learning": "hardware", "thermal": 0.1, "silencing": 0.2, "silence": "step", "defects": 0.05}),
+    ("residual", {"learning": "float", "preset": "measured", "silencing": 0.2, "defect_map": LISTED}),
+    ("plain", {"learning": "hardware", "preset": "none", "defect_map": LISTED}),
+    ("pooled", {"preset": "rockpool", "thermal": 0.1, "thermal_on": "membrane", "readout": "fixed"}),
+    ("residual", {"mismatch": 0.3, "sharing": "shared"}),
+]
+
+
+def named(value: object) -> str:
+    """A test's name."""
+    if not isinstance(value, dict):
+        return str(value)
+    return ",".join(f"{key}={option}" for key, option in value.items() if key != "defect_map")
+
+
+@pytest.mark.parametrize(("net", "options"), DEVICES, ids=named)
 def test_a_device_among_others_is_the_device_alone(net: str, options: dict[str, Any]) -> None:
     given = few(data(net))
     artifact = DynapSim(**options).compile(exact(net))
@@ -275,6 +285,9 @@ def test_constraints_of_rows_are_repeated_and_common_ones_are_not() -> None:
     np.testing.assert_array_equal(own.levels, [*levels, *levels])
     common = tiled(Constraint(2, np.array(0.5, np.float32), None, np.array([-1, 1], np.float32)), param, 2)
     assert common.scale == np.float32(0.5)
+    one_step = tiled(Constraint(2, np.full((1, 1), 0.5, np.float32)), param, 2)
+    assert one_step.scale is not None
+    assert one_step.scale.shape == (1, 1)
     np.testing.assert_array_equal(common.levels, [-1, 1])
 
 
