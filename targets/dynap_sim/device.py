@@ -106,13 +106,9 @@ class Device:
         graph, noise = self.one, self.model.noise
         drawn = [draw(graph, seed, self.model.mismatch, self.sites) for seed in self.seeds]
         works = [conducting(graph, seed, noise, self.sites) for seed in self.seeds]
-        both = [[d.weight, w] for d, w in zip(drawn, works, strict=True)]
-        self.factor = self._beside([_products(parts, graph) for parts in both], graph.params)
-        both = [
-            [d.inhibitory, {name: w[name] for name in w.keys() & d.inhibitory.keys()}]
-            for d, w in zip(drawn, works, strict=True)
-        ]
-        self.inhibitory = self._beside([_products(parts, graph) for parts in both], graph.params)
+        pairs = list(zip(drawn, works, strict=True))
+        self.factor = self._beside([{**w, **_conducted(d.weight, w)} for d, w in pairs], graph.params)
+        self.inhibitory = self._beside([_conducted(d.inhibitory, w) for d, w in pairs], graph.params)
         layers = {node.name: roles(node, graph.params) for node in graph.nodes if node.op == "lif"}
         alphas = {name: graph.params[own["alpha"]] for name, own in layers.items()}
         self._tau = self._beside([d.tau for d in drawn], alphas)
@@ -225,13 +221,14 @@ class Device:
         """What was drawn for every device, side by side along the first axis of what `like` has of the same name; 1
         where a device has nothing.
         """
+        if len(parts) == 1:
+            return self._tensors(parts[0])
         made = {}
         for name in dict.fromkeys(name for part in parts for name in part):
             shape = like[name].shape
-            each = [np.asarray(part.get(name, np.ones([1] * len(shape))), np.float32) for part in parts]
-            wide = [np.broadcast_to(one, (shape[0], *one.shape[1:])) for one in each]
-            alike = np.broadcast_shapes(*(one.shape for one in wide))
-            made[name] = np.concatenate([np.broadcast_to(one, alike) for one in wide]) if len(each) > 1 else each[0]
+            each = [part.get(name, np.ones([1] * len(shape))) for part in parts]
+            alike = np.broadcast_shapes((shape[0], *[1] * (len(shape) - 1)), *(one.shape for one in each))
+            made[name] = np.concatenate([np.broadcast_to(one, alike) for one in each])
         return self._tensors(made)
 
     def _tensors(self, arrays: Mapping[str, Array]) -> dict[str, Tensor]:
@@ -239,10 +236,6 @@ class Device:
         return {name: torch.tensor(np.asarray(array, np.float32), device=self._device) for name, array in found}
 
 
-def _products(parts: Sequence[Mapping[str, Array]], graph: Graph) -> dict[str, Array]:
-    """The factors of both by param name, multiplied where both have one."""
-    first, second = parts
-    return {
-        name: np.asarray(first.get(name, np.float32(1)) * second.get(name, np.float32(1)), np.float32)
-        for name in [*first, *(name for name in second if name not in first)]
-    }
+def _conducted(factors: Mapping[str, Array], works: Mapping[str, Array]) -> dict[str, Array]:
+    """Factors by param name, 0 where a synapse does not conduct."""
+    return {name: np.asarray(factor * works.get(name, np.float32(1))) for name, factor in factors.items()}

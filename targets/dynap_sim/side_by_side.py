@@ -183,7 +183,7 @@ def _param(param: Array, node: Node, role: str, count: int) -> Array:
 def _further(node: Node, count: int) -> dict[str, Attr]:
     """The attributes of what acts along axes, with the axis of devices in front."""
     first: dict[str, tuple[int, ...]] = {
-        "perm": (0,), "starts": (0,), "sizes": (count,), "steps": (1,), "interior": (0,), "shape": (count,),
+        "starts": (0,), "sizes": (count,), "steps": (1,), "interior": (0,), "shape": (count,),
     }  # fmt: skip
     found: dict[str, Attr] = {}
     for name, value in node.attrs.items():
