@@ -94,7 +94,10 @@ class DynapBench(Bench):
 
         Raises:
             ArtifactError: the artifact's layout belongs to another network.
+            TargetError: no seed is given, or one below 0.
         """
+        if not seeds:
+            raise TargetError("there is no chip on the bench", hint="name at least one seed")
         if bad := [seed for seed in seeds if seed < 0]:
             raise TargetError(f"a chip's seed is a number from 0, not {bad[0]}")
         self.target, self.artifact, self.seeds = target, artifact, tuple(seeds)
@@ -289,7 +292,10 @@ class DynapBench(Bench):
         ]  # fmt: skip
 
     def __str__(self) -> str:
-        return f"chip {self.seeds[0]}" if len(self.seeds) == 1 else f"chips {self.seeds[0]} to {self.seeds[-1]}"
+        if len(self.seeds) == 1:
+            return f"chip {self.seeds[0]}"
+        row = self.seeds == tuple(range(self.seeds[0], self.seeds[-1] + 1))
+        return f"chips {self.seeds[0]} to {self.seeds[-1]}" if row else f"chips {', '.join(map(str, self.seeds))}"
 
 
 def model(target: DynapSim) -> Model:

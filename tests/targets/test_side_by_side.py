@@ -211,6 +211,16 @@ def test_a_device_is_programmed_alone() -> None:
         bench.program({**start[1], "fc.weight": start[1]["fc.weight"][:-1]}, 1)
 
 
+def test_a_bench_names_its_chips() -> None:
+    artifact = DynapSim().compile(exact("plain"))
+    told = {seeds: str(artifact.bench(seeds)) for seeds in [(4,), (2, 3, 4), (3, 0, 8)]}
+    assert list(told.values()) == ["chip 4", "chips 2 to 4", "chips 3, 0, 8"]
+    with pytest.raises(TargetError, match=r"there is no chip on the bench\n.*at least one seed"):
+        artifact.bench([])
+    with pytest.raises(TargetError, match="a chip's seed is a number from 0, not -2"):
+        artifact.bench([0, -2])
+
+
 def test_what_a_device_is_set_to_reaches_no_other() -> None:
     """Twice the weights of one device change its spikes, not its neighbours'."""
     made = Device(place(exact("residual")), SEEDS, Model(Mismatch(sigma=0.2)))
