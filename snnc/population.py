@@ -178,7 +178,8 @@ def population(
     while len(made.before) < chips:
         done = len(made.before)
         progress("devices", done, chips)
-        each = min(most, -(-(chips - done) // parallel.processes()))
+        rounds = -(-(chips - done) // (most * parallel.processes()))
+        each = -(-(chips - done) // (rounds * parallel.processes()))
         count = min(each * parallel.processes(), chips - done)
         figures = torch.zeros(count, 2, dtype=torch.float64)
         own = slice(parallel.rank() * each, min((parallel.rank() + 1) * each, count))

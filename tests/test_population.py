@@ -63,7 +63,7 @@ def test_a_spread_knows_which_way_is_better() -> None:
     assert Spread.of([0.5], ACCURACY).to_json() == {"mean": 0.5, "sd": 0.0, "worst": 0.5, "best": 0.5}
 
 
-@pytest.mark.parametrize(("at_once", "grows", "goes_on"), [(1, [1, 2, 3], [2, 3]), (2, [2, 3], [3])])
+@pytest.mark.parametrize(("at_once", "grows", "goes_on"), [(1, [1, 2, 3], [2, 3]), (2, [2, 3], [3]), (4, [3], [])])
 def test_an_interrupted_population_goes_on_to_the_same_figures(
     artifact: Artifact, monkeypatch: pytest.MonkeyPatch, at_once: int, grows: list[int], goes_on: list[int]
 ) -> None:
