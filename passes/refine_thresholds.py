@@ -37,7 +37,7 @@ from snnc.pipeline import Context, Pass
 from snnc.sim.ideal import delivered
 from snnc.sim.ridge import remedy
 from snnc.sim.torch import decode, exact, forward, per_channel, tensors, to_tensor
-from snnc.sim.window import fire
+from snnc.sim.window import spike_counts
 from snnc.sim.worths import absorb_scales, absorb_worths
 
 FACTORS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 1.2, 1.5)
@@ -277,9 +277,8 @@ class _Layer:
 
     def judge(self, tried: _Found) -> tuple[Tensor, Tensor]:
         """By channel: the mean of the error a - theta * count, and that of its square."""
-        rank = self.wanted.ndim - 1
-        layer = replace(self, current=self.current + per_channel(tried.bias, rank))
-        error = self.wanted - per_channel(tried.theta, rank) * layer.spikes(tried.theta, tried.u0).sum(0)
+        theta = per_channel(tried.theta, self.wanted.ndim - 1)
+        error = self.wanted - theta * self.counts(tried.theta, tried.u0, tried.bias)
         others = [axis for axis in range(error.ndim) if axis != 1]
         return error.mean(others), error.square().mean(others)
 
@@ -290,13 +289,15 @@ class _Layer:
         theta = per_channel(found.theta, self.wanted.ndim - 1)
         made = per_channel(found.u0, self.wanted.ndim - 1).expand(self.wanted.shape[1:])
         for _ in range(options.rounds):
-            made = made + (self.wanted - theta * self.spikes(found.theta, made).sum(0)).mean(0)
+            made = made + (self.wanted - theta * self.counts(found.theta, made)).mean(0)
         return made.clone()
 
-    def spikes(self, theta: Tensor, u0: Tensor) -> Tensor:
-        """[T, N, C, ...]."""
-        theta, u0, alpha = (per_channel(param, self.wanted.ndim - 1) for param in (theta, u0, self.alpha))
-        return fire(self.current, alpha, theta, u0, self.steps, str(self.node.attrs["reset"]), 1.0)
+    def counts(self, theta: Tensor, u0: Tensor, bias: Tensor | None = None) -> Tensor:
+        """Spikes of every neuron, [N, C, ...], with a bias [C] per step if there is one."""
+        rank = self.wanted.ndim - 1
+        theta, u0, alpha = (per_channel(param, rank) for param in (theta, u0, self.alpha))
+        more = None if bias is None else per_channel(bias, rank)
+        return spike_counts(self.current, alpha, theta, u0, self.steps, str(self.node.attrs["reset"]), more)
 
     def _few(self, value: Tensor, axis: int) -> Tensor:
         """As many of the samples, which lie along `axis`, as are enough to choose by."""

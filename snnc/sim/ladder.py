@@ -27,7 +27,7 @@ from torch import Tensor
 
 from .ideal import Layer
 from .twins import IN_WEIGHTS, Cause
-from .window import fire
+from .window import spike_counts
 
 DEEPER = 8
 """Steps, times T, in which a channel that is not dead spikes at least once."""
@@ -47,7 +47,7 @@ def response(layer: Layer, charge: Tensor, counts: Tensor, steps: int, ceiling: 
         ceiling: the largest activation that the teacher can have.
     """
     reset = str(layer.node.attrs["reset"])
-    even = fire(charge[None] / steps, layer.alpha, layer.theta, layer.u0, steps, reset, 1.0).sum(0)
+    even = spike_counts(charge[None] / steps, layer.alpha, layer.theta, layer.u0, steps, reset)
     plain = reset != "zero" and bool((layer.alpha == 1).all())
     kept = even if plain else counted(charge, layer.theta, layer.u0, steps)
     more = counted(charge, layer.theta, layer.u0, torch.inf)

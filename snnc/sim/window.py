@@ -21,6 +21,9 @@ from torch import Tensor
 
 from .neurons import SURROGATES, Surrogate, charge, gate, membrane, spike
 
+BLOCK = 2**16
+"""Neurons, of all samples, that are stepped at once where nothing but their counts is wanted."""
+
 
 def fire(
     current: Tensor,
@@ -41,6 +44,30 @@ def fire(
     made: Tensor = _Window.apply(  # type: ignore[no-untyped-call]
         current, alpha, theta, u0, steps, reset, width, surrogate
     )
+    return made
+
+
+def spike_counts(
+    current: Tensor, alpha: Tensor, theta: Tensor, u0: Tensor, steps: int, reset: str, bias: Tensor | None = None
+) -> Tensor:
+    """Spikes [N, ...] of all steps together from currents [T or 1, N, ...]: the sum over T of what `fire` gives.
+
+    Without a gradient, and some samples after the others, so that their neurons stay in the cache.
+
+    Args:
+        bias: a current that is added at every step, broadcastable to [N, ...].
+    """
+    made = current.new_zeros(current.shape[1:])
+    size = max(1, BLOCK // max(1, made[:1].numel()))
+    for at in range(0, len(made), size):
+        total, some = made[at : at + size], current[:, at : at + size]
+        u, s, now = u0.expand(total.shape), torch.zeros_like(total), some[0]
+        room, sums = torch.empty_like(total), torch.empty_like(total)
+        for t in range(steps):
+            if t == 0 or len(some) > 1:
+                now = some[t] if bias is None else torch.add(some[t], bias, out=sums)
+            u = charge(u, s, now, alpha, theta, reset, out=room)
+            total.add_(torch.ge(u, theta, out=s))
     return made
 
 

@@ -10,7 +10,7 @@ import torch
 
 from snnc.ir import Array, Graph
 from snnc.sim.neurons import SURROGATES, Surrogate, boxcar, charge, fires, gate, membrane, spike
-from snnc.sim.window import fire
+from snnc.sim.window import fire, spike_counts
 from tests.graphs import Builder
 from tests.saved import most_saved
 from tests.sim.executors import EXECUTORS, Trace
@@ -203,3 +203,22 @@ def test_what_a_window_keeps(reset: str, surrogate: Surrogate, size: int) -> Non
     one = torch.ones(())
     kept = most_saved(lambda: fire(current, one, one, one / 2, 6, reset, 1.0, surrogate).sum().backward())  # type: ignore[no-untyped-call]
     assert 300 * size <= kept < 300 * size + 100
+
+
+@pytest.mark.parametrize("reset", ["subtract", "subtract-decayed", "zero"])
+@pytest.mark.parametrize(("alpha", "long", "block"), [(1.0, 6, 2**16), (0.9, 6, 30), (0.9, 1, 30), (1.0, 1, 1)])
+def test_counts_are_the_spikes_of_the_window(
+    reset: str, alpha: float, long: int, block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To the spike, however many samples go at once; a bias is a current of every step."""
+    monkeypatch.setattr("snnc.sim.window.BLOCK", block)
+    chance = torch.Generator().manual_seed(5)
+    current = torch.rand(long, 7, 3, 4, generator=chance) * 2 - 0.5
+    theta, bias = (torch.rand(3, 1, generator=chance) + 0.3 for _ in range(2))
+    leak, u0 = torch.tensor(alpha), torch.rand(3, 4, generator=chance)
+    for more in (None, bias):
+        given = current if more is None else current + more
+        wanted = fire(given, leak, theta, u0, 6, reset, 1.0).sum(0)
+        assert torch.equal(spike_counts(current, leak, theta, u0, 6, reset, more), wanted)
+        assert len(wanted.unique()) > 3
+    assert torch.equal(current, torch.rand(long, 7, 3, 4, generator=torch.Generator().manual_seed(5)) * 2 - 0.5)
