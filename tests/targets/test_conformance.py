@@ -172,6 +172,17 @@ def test_calibration_is_repeatable_and_its_state_is_all_it_changed(
     assert restored.state().digest == chip.state().digest
 
 
+def test_a_bench_does_what_its_chips_do(artifact: Artifact, samples: Data) -> None:
+    x, bench = images(20), artifact.bench([5, 2])
+    assert bench.seeds == (5, 2)
+    ledgers = bench.calibrate(samples)
+    for seed, ledger, made in zip(bench.seeds, ledgers, bench.run(x), strict=True):
+        chip = artifact.load(seed)
+        assert chip.calibrate(samples).to_json(timed=False) == ledger.to_json(timed=False)
+        np.testing.assert_array_equal(made["y"], chip.run(x)["y"])
+    assert 1 <= artifact.at_once()
+
+
 def test_the_test_part_is_not_looked_at(artifact: Artifact, samples: Data) -> None:
     other = replace(samples, test=replace(samples.test, raw=samples.test.raw * 0, labels=samples.test.labels * 0))
     chips = [artifact.load(5), artifact.load(5)]
