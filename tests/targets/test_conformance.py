@@ -180,7 +180,7 @@ def test_a_bench_does_what_its_chips_do(artifact: Artifact, samples: Data) -> No
         chip = artifact.load(seed)
         assert chip.calibrate(samples).to_json(timed=False) == ledger.to_json(timed=False)
         np.testing.assert_array_equal(made["y"], chip.run(x)["y"])
-    assert 1 <= artifact.at_once()
+    assert artifact.at_once() >= 1
 
 
 def test_the_test_part_is_not_looked_at(artifact: Artifact, samples: Data) -> None:
