@@ -441,3 +441,15 @@ def test_the_links_are_links_in_git_too() -> None:
         check=True,
     ).stdout
     assert re.findall(r"^120000 \w+ 0\t(.*)$", listed, re.M) == ["snnc/passes", "snnc/targets"]
+
+
+def test_nothing_stray_is_tracked() -> None:
+    """What stands at the top is what belongs there, and nothing is larger than a source or an example may be."""
+    if not (ROOT / ".git").exists():
+        pytest.skip("no git checkout")
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    files = [name for name in listed.split("\0") if name and (ROOT / name).exists()]
+    folders = {".ci", "benchmarks", "docs", "examples", "passes", "snnc", "targets", "tests"}
+    alone = {".gitignore", ".pre-commit-config.yaml", "CHANGELOG.md", "LICENSE", "README.md", "pyproject.toml"}
+    assert {name.partition("/")[0] for name in files} <= folders | alone
+    assert {name: size for name in files if (size := (ROOT / name).stat().st_size) > 2**18} == {}

@@ -30,7 +30,7 @@ def unfold(node: Node, x: Tensor, kernel: tuple[int, int]) -> Tensor:
 
 def local(node: Node, x: Tensor, weight: Tensor) -> Tensor:
     """A convolution with weights [O, H, W, C/group, kh, kw] of their own at every position: [N,C,...] -> [N,O,H,W]."""
-    if len(x) == 1 and not x.requires_grad:
+    if len(x) == 1:
         return local(node, x.expand(2, *x.shape[1:]), weight)[:1]  # a lone column is added up in another order
     out, high, wide, _, *kernel = weight.shape
     if (columns := _whole(node, x, kernel)) is not None:

@@ -49,6 +49,18 @@ def same(bench: DynapBench, k: int, chip: DynapChip, given: Data) -> None:
     assert bench.fired[k] == chip.fired
 
 
+def learn_alike(artifact: Artifact, given: Data) -> None:
+    """An epoch on a bench leaves every device as one alone does."""
+    bench = artifact.bench(SEEDS)
+    assert isinstance(bench, DynapBench)
+    bench.learn(given.train)
+    for k, seed in enumerate(SEEDS):
+        chip = artifact.load(seed)
+        assert isinstance(chip, DynapChip)
+        chip.learn(given.train)
+        same(bench, k, chip, given)
+
+
 def values(ledger: Ledger) -> list[tuple[float | None, tuple[str, ...]]]:
     """All but the time it took."""
     return [(row.value, row.notes) for row in ledger.rows]
@@ -101,14 +113,7 @@ def test_wiring_keeps_devices_apart(net: str) -> None:
     artifact = replace(recipe, mismatch=0.3, learning="hardware").compile(
         recipe.pipeline()(WIRED[net](), data=given)[0]
     )
-    bench = artifact.bench(SEEDS)
-    assert isinstance(bench, DynapBench)
-    bench.learn(given.train)
-    for k, seed in enumerate(SEEDS):
-        chip = artifact.load(seed)
-        assert isinstance(chip, DynapChip)
-        chip.learn(given.train)
-        same(bench, k, chip, given)
+    learn_alike(artifact, given)
 
 
 @pytest.mark.parametrize("block", [1, 40, 700])
@@ -127,23 +132,12 @@ def test_registers_computed_in_blocks_are_the_devices_own(
         blocks = register._blocks()
         assert [i for some in blocks for i in range(some.start, some.stop)] == list(range(3 * rows[name]))
         assert all(s.start // rows[name] == (s.stop - 1) // rows[name] or not s.start % rows[name] for s in blocks)
-    bench.learn(given.train)
-    for k, seed in enumerate(SEEDS):
-        chip = artifact.load(seed)
-        assert isinstance(chip, DynapChip)
-        chip.learn(given.train)
-        same(bench, k, chip, given)
+    learn_alike(artifact, given)
 
 
 def test_circuits_stand_side_by_side_too() -> None:
-    given = few(data("plain"), 16)
     artifact = DynapSim(tier="dpi", preset="measured", learning="hardware").compile(exact("plain"))
-    bench, chip = artifact.bench(SEEDS), artifact.load(SEEDS[2])
-    assert isinstance(bench, DynapBench)
-    assert isinstance(chip, DynapChip)
-    bench.learn(given.train)
-    chip.learn(given.train)
-    same(bench, 2, chip, given)
+    learn_alike(artifact, few(data("plain"), 16))
 
 
 @cache
@@ -163,14 +157,7 @@ def eventful() -> tuple[Artifact, Data]:
 
 def test_streams_of_events_jitter_device_by_device() -> None:
     artifact, given = eventful()
-    bench = artifact.bench(SEEDS)
-    assert isinstance(bench, DynapBench)
-    bench.learn(given.train)
-    for k, seed in enumerate(SEEDS):
-        chip = artifact.load(seed)
-        assert isinstance(chip, DynapChip)
-        chip.learn(given.train)
-        same(bench, k, chip, given)
+    learn_alike(artifact, given)
 
 
 def test_a_single_sample_adds_up_as_many_do() -> None:
