@@ -48,8 +48,9 @@ from snnc.data import Data, Scaling, Split
 from snnc.ir import Graph
 from snnc.pipeline import single
 from snnc.sim.judge import accuracy
+from snnc.target import Artifact
 from snnc.targets import DynapSim
-from snnc.targets.dynap_sim import DynapChip
+from snnc.targets.dynap_sim.bench import DynapBench
 
 STEPS, BITS = 16, 4
 FREE = 10**6
@@ -134,13 +135,13 @@ def calibrating(name: str, setting: Setting) -> Data:
     return Data(data.train.take(setting.train), data.validation, data.test)
 
 
-def judged(chip: DynapChip, split: Split) -> float:
-    """Accuracy in percent."""
-    return 100 * accuracy(single(chip.run(split)), split.labels)
+def judged(bench: DynapBench, split: Split) -> list[float]:
+    """Accuracy of every device in percent."""
+    return [100 * accuracy(single(made), split.labels) for made in bench.run(split)]
 
 
-def device(name: str, curve: str, level: float, learning: str, seed: int, setting: Setting) -> DynapChip:
-    """One device with one harm; none at level 0."""
+def programmed(name: str, curve: str, level: float, learning: str, setting: Setting) -> Artifact:
+    """What devices with one harm are programmed with; with none at level 0."""
     bits = int(level) if curve == "bits" else None
     sigma, hot = (level if curve == kind else 0.0 for kind in ("mismatch", "thermal"))
     target = DynapSim(
@@ -154,28 +155,30 @@ def device(name: str, curve: str, level: float, learning: str, seed: int, settin
         silence="step" if curve == "lost" else "frozen",
         guard_bits=setting.guard_bits,
     )
-    chip = target.compile(student(name, bits, setting)).load(seed)
-    assert isinstance(chip, DynapChip)
-    return chip
+    return target.compile(student(name, bits, setting))
 
 
-def measured(name: str, curve: str, level: float, learning: str, seed: int, setting: Setting) -> Numbers:
-    """Before, after one epoch, and the epoch that is best on validation images."""
-    chip, data = device(name, curve, level, learning, seed, setting), calibrating(name, setting)
-    part = data.validation if setting.validation else data.test
-    found, valid = [judged(chip, part)], [judged(chip, data.validation)]
+def measured(programmed: Artifact, seeds: Sequence[int], data: Data, setting: Setting) -> list[Numbers]:
+    """Every device before, after one epoch, and at the epoch that is best on validation images."""
+    bench, part = programmed.bench(seeds), data.validation if setting.validation else data.test
+    assert isinstance(bench, DynapBench)
+    found, valid = [judged(bench, part)], list[list[float]]()
     for _ in range(setting.epochs):
-        chip.learn(data.train)
-        found.append(judged(chip, part))
-        valid.append(judged(chip, data.validation) if setting.epochs > 1 else found[-1])
-    return {"before": found[0], "one epoch": found[1], "best": found[1 + int(np.argmax(valid[1:]))]}
+        bench.learn(data.train)
+        found.append(judged(bench, part))
+        valid.append(judged(bench, data.validation) if setting.epochs > 1 else found[-1])
+    best = np.argmax(valid, axis=0)
+    return [
+        {"before": found[0][k], "one epoch": found[1][k], "best": found[1 + at][k]}
+        for k, at in enumerate(best.tolist())
+    ]
 
 
-def clean(name: str, seed: int, setting: Setting) -> Numbers:
-    """The device without any harm, before it learns."""
-    data = calibrating(name, setting)
-    return {"before": judged(device(name, "mismatch", 0.0, "float", seed, setting),
-                             data.validation if setting.validation else data.test)}  # fmt: skip
+def clean(name: str, setting: Setting) -> Numbers:
+    """A device without any harm, before it learns."""
+    bench, data = programmed(name, "mismatch", 0.0, "float", setting).bench([0]), calibrating(name, setting)
+    assert isinstance(bench, DynapBench)
+    return {"before": judged(bench, data.validation if setting.validation else data.test)[0]}
 
 
 def row(name: str, curve: str, level: float, learning: str, found: Sequence[Numbers], whole: float) -> str:
@@ -229,18 +232,22 @@ def main() -> None:
     print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
     for name in given.networks:
         if not kept.has(f"{name} clean", 0):
-            kept.add(f"{name} clean", 0, clean(name, 0, setting))
+            kept.add(f"{name} clean", 0, clean(name, setting))
         whole = kept.of(f"{name} clean", 1)[0]["before"]
         print(f"| {name} | clean | | {whole:.2f} | | | | | |")
         for curve in given.curves:
             for level in [v for v in levels[curve] if given.levels is None or v in given.levels]:
                 for learning in given.learning:
                     one = key(name, curve, level, learning)
-                    for seed in range(given.chips):
-                        if not kept.has(one, seed):
+                    if seeds := [seed for seed in range(given.chips) if not kept.has(one, seed)]:
+                        made = programmed(name, curve, level, learning, setting)
+                        most = made.at_once()
+                        for some in (seeds[at : at + most] for at in range(0, len(seeds), most)):
                             start = time.perf_counter()
-                            kept.add(one, seed, measured(name, curve, level, learning, seed, setting))
-                            tell(f"{one}, device {seed}", start)
+                            found = measured(made, some, calibrating(name, setting), setting)
+                            for seed, numbers in zip(some, found, strict=True):
+                                kept.add(one, seed, numbers)
+                            tell(f"{one}, devices {', '.join(map(str, some))}", start)
                     print(row(name, curve, level, learning, kept.of(one, given.chips), whole), flush=True)
     if given.figure is not None:
         rows = [
