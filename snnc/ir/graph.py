@@ -203,6 +203,7 @@ class Graph:
             object.__setattr__(self, name, MappingProxyType(dict(getattr(self, name))))
         object.__setattr__(self, "params", MappingProxyType({k: frozen(v) for k, v in self.params.items()}))
         object.__setattr__(self, "_index", {node.name: node for node in self.nodes})
+        object.__setattr__(self, "_values", {})
 
     def __getitem__(self, name: str) -> Node:
         index: dict[str, Node] = self.__dict__["_index"]
@@ -220,7 +221,10 @@ class Graph:
 
     def values(self, node: Node) -> tuple[str, ...]:
         """Those inputs of `node` that are values (graph inputs or nodes), not params."""
-        return tuple(name for name in node.inputs if name not in self.params)
+        known: dict[tuple[str, ...], tuple[str, ...]] = self.__dict__["_values"]
+        if (found := known.get(node.inputs)) is None:
+            found = known[node.inputs] = tuple(name for name in node.inputs if name not in self.params)
+        return found
 
     def arrays(self) -> dict[str, Array]:
         """Every array of the graph by name: params, and `PARAM@scale`, `@mask`, `@levels` of the constraints."""

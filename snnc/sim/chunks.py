@@ -18,7 +18,7 @@ from torch import Tensor
 
 from snnc.ir import Node
 
-from .neurons import SURROGATES, Surrogate, charge
+from .neurons import SURROGATES, Surrogate, charge, leak
 from .placement import moved
 from .stepper import Neurons, Stepper
 from .torch import delay, evaluate, largest, per_channel
@@ -169,11 +169,10 @@ class _Apart(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         shape = current.shape[1:]
         spikes, kept = current.new_empty(count, *shape), current.new_empty(count if keep else 1, *shape)
-        if alpha.device.type == "cpu" and (alpha == 1).all():
-            alpha = alpha.new_ones(())
+        left = leak(alpha)
         inputs, made, potentials = current.expand(count, *shape).unbind(), spikes.unbind(), kept.unbind()
         for t in range(count):
-            u = charge(u, last, inputs[t], alpha, theta, reset, out=potentials[t % len(potentials)])
+            u = charge(u, last, inputs[t], left, theta, reset, out=potentials[t % len(potentials)])
             last = torch.ge(u, theta, out=made[t])
         if ctx.needs_input_grad[0]:
             ctx.save_for_backward(kept, theta)

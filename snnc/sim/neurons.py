@@ -38,22 +38,29 @@ def membrane(u: T, spike: T, current: T, alpha: T, theta: T, reset: str) -> T:
 
 
 def charge(
-    u: torch.Tensor, spike: torch.Tensor, current: torch.Tensor, alpha: torch.Tensor, theta: torch.Tensor, reset: str,
-    out: torch.Tensor,
+    u: torch.Tensor, spike: torch.Tensor, current: torch.Tensor, alpha: torch.Tensor | None, theta: torch.Tensor,
+    reset: str, out: torch.Tensor,
 ) -> torch.Tensor:  # fmt: skip
     """`membrane` to the bit, without a gradient and in fewer passes over the memory.
 
     Args:
         spike: 0 and 1 alone: what is subtracted is exact then, and may be fused with the subtraction.
+        alpha: as `leak` gives it: None where nothing leaks.
         out: what is written to, of the shape of the current; may be `u` itself.
     """
-    if reset == "subtract" and alpha.device.type == "cpu" and alpha.numel() == 1 and alpha.item() == 1:
-        return torch.add(u, current, out=out).addcmul_(theta, spike, value=-1)
     if reset == "subtract":
-        return torch.mul(u, alpha, out=out).add_(current).addcmul_(theta, spike, value=-1)
+        kept = torch.add(u, current, out=out) if alpha is None else torch.mul(u, alpha, out=out).add_(current)
+        return kept.addcmul_(theta, spike, value=-1)
     if reset == "subtract-decayed":
-        return torch.addcmul(u, theta, spike, value=-1, out=out).mul_(alpha).add_(current)
-    return torch.mul(u, alpha, out=out).mul_(1 - spike).add_(current)
+        kept = torch.addcmul(u, theta, spike, value=-1, out=out)
+        return (kept if alpha is None else kept.mul_(alpha)).add_(current)
+    stays = 1 - spike
+    return torch.mul(u, stays if alpha is None else stays.mul_(alpha), out=out).add_(current)
+
+
+def leak(alpha: torch.Tensor) -> torch.Tensor | None:
+    """alpha, or None where it is 1 throughout; only a CPU is asked, as others would have to be waited for."""
+    return None if alpha.device.type == "cpu" and bool((alpha == 1).all()) else alpha
 
 
 def fires(u: torch.Tensor, theta: torch.Tensor) -> torch.Tensor:

@@ -22,7 +22,7 @@ from torch import Tensor
 from snnc.ir import Graph, Node, roles
 
 from .chunks import Chunk
-from .neurons import SURROGATES, Surrogate, charge, fires
+from .neurons import SURROGATES, Surrogate, charge, fires, leak
 from .stepper import Stepper
 from .torch import Normalize, Tensors, delay, per_channel
 
@@ -189,7 +189,7 @@ class _Present(torch.autograd.Function):
         width: float,
         surrogate: Surrogate,
     ) -> tuple[Tensor, Tensor]:
-        made = charge(u, last, current, alpha, theta, reset, out=torch.empty_like(current))
+        made = charge(u, last, current, leak(alpha), theta, reset, out=torch.empty_like(current))
         ctx.save_for_backward(made, theta)
         ctx.width, ctx.surrogate = width, surrogate
         ctx.set_materialize_grads(False)

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .neurons import SURROGATES, Surrogate, charge, gate, membrane, spike
+from .neurons import SURROGATES, Surrogate, charge, gate, leak, membrane, spike
 
 BLOCK = 2**16
 """Neurons, of all samples, that are stepped at once where nothing but their counts is wanted."""
@@ -57,7 +57,7 @@ def spike_counts(
     Args:
         bias: a current that is added at every step, broadcastable to [N, ...].
     """
-    made = current.new_zeros(current.shape[1:])
+    made, left = current.new_zeros(current.shape[1:]), leak(alpha)
     size = max(1, BLOCK // max(1, made[:1].numel()))
     for at in range(0, len(made), size):
         total, some = made[at : at + size], current[:, at : at + size]
@@ -66,7 +66,7 @@ def spike_counts(
         for t in range(steps):
             if t == 0 or len(some) > 1:
                 now = some[t] if bias is None else torch.add(some[t], bias, out=sums)
-            u = charge(u, s, now, alpha, theta, reset, out=room)
+            u = charge(u, s, now, left, theta, reset, out=room)
             total.add_(torch.ge(u, theta, out=s))
     return made
 
@@ -105,12 +105,12 @@ class _Window(torch.autograd.Function):
     ) -> Tensor:
         learns, shape = ctx.needs_input_grad[0], current.shape[1:]
         gated = surrogate == "boxcar" and reset != "zero"
-        u, s = u0.expand(shape), torch.zeros_like(current[0])
+        u, s, left = u0.expand(shape), torch.zeros_like(current[0]), leak(alpha)
         spikes = current.new_empty(steps, *shape)
         kept = current.new_empty(steps if learns and not gated else 1, *shape)
         gates = current.new_empty(steps if learns and gated else 0, *shape, dtype=torch.uint8)
         for t in range(steps):
-            u = charge(u, s, current[t if len(current) > 1 else 0], alpha, theta, reset, out=kept[t % len(kept)])
+            u = charge(u, s, current[t if len(current) > 1 else 0], left, theta, reset, out=kept[t % len(kept)])
             s = torch.ge(u, theta, out=spikes[t])
             if len(gates):
                 gates[t] = gate(u, theta, width)

@@ -38,6 +38,8 @@ Chance: TypeAlias = Sequence[torch.Generator]
 """One of every device."""
 WORDS = 64
 """CAM words that are drawn together; neurons of more synapses have several such blocks."""
+DRAWN = 16
+"""Normal numbers that torch makes together on a CPU, from as many uniform ones."""
 
 
 @dataclass(frozen=True)
@@ -105,9 +107,17 @@ class Chances:
         rank, chance = len(node.type.shape), self._made[node.name]
         parts = [torch.empty(share(like.shape, rank, len(chance)), device=like.device) for _ in chance]
         for part, each in zip(parts, chance, strict=True):
-            for memory in part:  # step by step: so it does not matter how many steps come at once
+            for memory in _runs(part):
                 draw(memory, each)
         return joined(parts, rank)
+
+
+def _runs(memory: Tensor) -> list[Tensor]:
+    """What is drawn in one go of [steps, ...]: step by step, so that it does not matter how many steps come at once; or
+    all of it, where that is the same.
+    """
+    together = memory.device.type == "cpu" and memory[0].numel() % DRAWN == 0
+    return [memory] if together else list(memory)
 
 
 def heated(noise: Noise, theta: Mapping[str, Tensor], chances: Chances) -> Disturb:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from snnc.ir import Array, Graph
-from snnc.sim.neurons import SURROGATES, Surrogate, boxcar, charge, fires, gate, membrane, spike
+from snnc.sim.neurons import SURROGATES, Surrogate, boxcar, charge, fires, gate, leak, membrane, spike
 from snnc.sim.window import fire, spike_counts
 from tests.graphs import Builder
 from tests.saved import most_saved
@@ -169,16 +169,20 @@ def test_the_window_goes_back_as_autograd_does(surrogate: Surrogate, reset: str,
 
 @pytest.mark.parametrize("shape", [(), (3, 1), (3, 5)], ids=["layer", "channel", "neuron"])
 @pytest.mark.parametrize("reset", ["subtract", "subtract-decayed", "zero"])
-def test_the_fast_step_is_the_formula_to_the_bit(reset: str, shape: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("leaky", [True, False])
+def test_the_fast_step_is_the_formula_to_the_bit(reset: str, shape: tuple[int, ...], leaky: bool) -> None:
     """On numbers that are rounded, with the last potential written over."""
     rng = torch.Generator().manual_seed(3)
     u, s = torch.zeros(4, 3, 5), torch.zeros(4, 3, 5)
     alpha, theta = (0.1 + torch.rand(shape, generator=rng) for _ in range(2))
+    if not leaky:
+        alpha = torch.ones(shape)
+    assert (leak(alpha) is None) == (not leaky)
     held, fired = u.clone(), 0.0
     for _ in range(20):
         current = torch.randn(4, 3, 5, generator=rng)
         u = membrane(u, s, current, alpha, theta, reset)
-        assert charge(held, s, current, alpha, theta, reset, out=held) is held
+        assert charge(held, s, current, leak(alpha), theta, reset, out=held) is held
         assert torch.equal(held, u)
         s = (u >= theta).float()
         assert torch.equal(fires(u, theta), s)
