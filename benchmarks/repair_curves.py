@@ -20,8 +20,8 @@ all its limits, by the target's own recipe (fan-in 63 and a tonic bias, four bas
 and fewer bits are fewer base currents from the start. Each device is judged on test images, calibrated on `--train`
 training images for an epoch, judged, and so on: before, after one epoch, and the epoch that is best on validation
 images. `clean` is the device without any harm, before it learns. `--validation` judges on validation images only, for
-whoever tunes. `--keep` goes on from what it holds. The table and the figure show means over devices; bars of the
-figure reach from worst to best.
+whoever tunes. `--keep` goes on from what it holds, and from the students in the folder beside it. The table and the
+figure show means over devices; bars of the figure reach from worst to best.
 """
 
 from __future__ import annotations
@@ -92,6 +92,7 @@ class Setting:
     validation: bool
     guard_bits: int | None = None
     chip: bool = False
+    students: Path | None = None
 
     def facts(self) -> dict[str, int]:
         """As far as numbers depend on it."""
@@ -115,6 +116,9 @@ def network(name: str, setting: Setting) -> tuple[Graph, Data]:
 @cache
 def student(name: str, bits: int | None, setting: Setting) -> Graph:
     """The spiking network, taught at BITS, or rounded to `bits` after it was taught at full precision."""
+    kept = None if setting.students is None else setting.students / (name if bits is None else f"{name}-{bits}")
+    if kept is not None and kept.exists():
+        return snnc.open(kept).graph
     ann, data = network(name, setting)
     levels = f"quantize-weights{{bits={bits or BITS}}}"
     taught = TAUGHT[name]
@@ -126,6 +130,8 @@ def student(name: str, bits: int | None, setting: Setting) -> Graph:
     start = time.perf_counter()
     made, _ = Pipeline.parse(text)(ann, data=data)
     tell(f"{name}: {text}", start)
+    if kept is not None:
+        DynapSim(bits=bits or BITS, fan_in=None if setting.chip else FREE).compile(made).bundle.write(kept)
     return made
 
 
@@ -226,7 +232,8 @@ def main() -> None:
         sys.exit("set SNNC_DATA to the folder of the images")
     models = os.environ.get("SNNC_MODELS")
     setting = Setting(Path(os.environ["SNNC_DATA"]), Path(models) if models else None, given.train, given.test,
-                      given.epochs, given.validation, given.guard_bits, given.chip)  # fmt: skip
+                      given.epochs, given.validation, given.guard_bits, given.chip,
+                      given.keep and given.keep.with_suffix(".students"))  # fmt: skip
     kept, levels = Kept(setting.facts(), given.keep), {**LEVELS, **ON_CHIP} if given.chip else LEVELS
     print("| network | harm | learning | before | one epoch | best | points lost | left after one epoch | devices |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
