@@ -125,10 +125,15 @@ class Chunk:
         state, own, rank = self.state, self.state.own(node), len(node.type.shape)
         last = state.fired.get(node.name, state.values[node.name])
         alpha, theta = (per_channel(own[role].detach(), rank) for role in ("alpha", "theta"))
-        made: tuple[Tensor, Tensor] = _Apart.apply(  # type: ignore[no-untyped-call]
+        given = (
             current, state.potential[node.name].detach(), last.detach(), alpha, theta, self.count,
-            str(node.attrs["reset"]), self.learn, self.width, self.surrogate,
+            str(node.attrs["reset"]), self.learn,
         )  # fmt: skip
+        if not current.requires_grad:
+            return _fired(*given)
+        made: tuple[Tensor, Tensor] = _Apart.apply(  # type: ignore[no-untyped-call]
+            *given, self.width, self.surrogate
+        )
         return made
 
     def _other(self, node: Node, current: Tensor) -> tuple[Tensor, Tensor]:
@@ -150,6 +155,19 @@ class Chunk:
         return most - before
 
 
+def _fired(
+    current: Tensor, u: Tensor, last: Tensor, alpha: Tensor, theta: Tensor, count: int, reset: str, keep: bool
+) -> tuple[Tensor, Tensor]:
+    """S[t] and U[t] of some steps, or of U[t] the last, without a gradient."""
+    shape, left = current.shape[1:], leak(alpha)
+    spikes, kept = current.new_empty(count, *shape), current.new_empty(count if keep else 1, *shape)
+    potentials = kept.unbind() if keep else (kept[0],) * count
+    for now, held, made in zip(current.expand(count, *shape).unbind(), potentials, spikes.unbind(), strict=True):
+        u = charge(u, last, now, left, theta, reset, out=held)
+        last = torch.ge(u, theta, out=made)
+    return spikes, kept
+
+
 class _Apart(torch.autograd.Function):
     """S[t] and U[t] of some steps; S differentiable in I of the same step alone, U not at all."""
 
@@ -167,13 +185,7 @@ class _Apart(torch.autograd.Function):
         width: float,
         surrogate: Surrogate,
     ) -> tuple[Tensor, Tensor]:
-        shape = current.shape[1:]
-        spikes, kept = current.new_empty(count, *shape), current.new_empty(count if keep else 1, *shape)
-        left = leak(alpha)
-        inputs, made, potentials = current.expand(count, *shape).unbind(), spikes.unbind(), kept.unbind()
-        for t in range(count):
-            u = charge(u, last, inputs[t], left, theta, reset, out=potentials[t % len(potentials)])
-            last = torch.ge(u, theta, out=made[t])
+        spikes, kept = _fired(current, u, last, alpha, theta, count, reset, keep)
         if ctx.needs_input_grad[0]:
             ctx.save_for_backward(kept, theta)
         ctx.width, ctx.surrogate, ctx.still = width, surrogate, len(current) == 1
