@@ -158,7 +158,7 @@ def together(snn: snnc.Graph, samples: data.Data, counts: Sequence[int], repeats
                 learned = time.perf_counter()
                 scores = single(bench.run(samples.test)[0])
                 times.append(((learned - start) / count, (time.perf_counter() - learned) / count))
-                digests.add(hashlib.sha256(pack(bench.stored(0)) + scores.tobytes()).hexdigest())
+                digests.add(hashlib.sha256(pack(bench.settings.stored()) + scores.tobytes()).hexdigest())
         assert len(digests) == 1, "chip 0 depends on its neighbours"
         alone = np.median(found[1], axis=0)
         for count, times in found.items():

@@ -105,7 +105,8 @@ def prune(weight: Array, inputs: Moments, k: int, present: Array) -> tuple[Array
         near = rows[g][:, inputs.keep[g]]
         for at in range(0, len(near), CHUNK):
             allowed = exists[g, at : at + CHUNK][:, inputs.keep[g]]
-            chosen, values = pursue(covariance[g], near[at : at + CHUNK], min(k, near.shape[1]), allowed)
+            most = torch.full((len(allowed),), min(k, near.shape[1]))
+            chosen, values = pursue(covariance[g], near[at : at + CHUNK] @ covariance[g], most, allowed)
             values = values * allowed.gather(1, chosen)
             kept[g, at : at + CHUNK].scatter_(1, inputs.keep[g][chosen], values)
     shift = ((rows - kept).double() * full[:, None]).sum(2).flatten()
@@ -113,34 +114,40 @@ def prune(weight: Array, inputs: Moments, k: int, present: Array) -> tuple[Array
     return out, shift.float().cpu().numpy(), out != 0
 
 
-def pursue(covariance: Tensor, weights: Tensor, k: int, allowed: Tensor) -> tuple[Tensor, Tensor]:
-    """Orthogonal matching pursuit of drives y = W x: the inputs [O, k] kept of each, and their weights [O, k].
+def pursue(
+    covariance: Tensor, drives: Tensor, most: Tensor, allowed: Tensor, ridge: float = RIDGE
+) -> tuple[Tensor, Tensor]:
+    """Orthogonal matching pursuit of drives: the inputs [O, k] kept of each, and their weights [O, k].
 
     Args:
         covariance: of the inputs, [K, K].
-        weights: W, [O, K].
-        k: inputs to keep, at most K.
+        drives: their covariance with the inputs, [O, K]; W times `covariance` for y = W x.
+        most: inputs to keep of each, at most K, [O], on the CPU; k is the largest of them, and what a drive with fewer
+            has behind them is input 0 with weight 0.
         allowed: inputs that a drive may keep, [O, K]; others only where these run out.
+        ridge: relative to the mean variance of the kept inputs.
     """
     deviation = covariance.diagonal().clamp_min(1e-12).sqrt()
-    explained = weights @ covariance
-    chosen = torch.zeros(len(weights), 0, dtype=torch.long, device=weights.device)
-    values = torch.zeros(len(weights), 0, device=weights.device)
-    for _ in range(k):
-        left = explained - torch.einsum("osk,os->ok", covariance[chosen], values)
-        gain = (left / deviation).abs().masked_fill(~allowed, -1.0).scatter(1, chosen, -2.0)
-        chosen = torch.cat([chosen, gain.argmax(1, keepdim=True)], 1)
-        values = _refit(covariance, explained, chosen)
+    k = int(most.max())
+    chosen = torch.zeros(len(drives), k, dtype=torch.long, device=drives.device)
+    values = torch.zeros(len(drives), k, device=drives.device)
+    for s in range(k):
+        rows = (most > s).nonzero()[:, 0].to(drives.device)
+        before, wanted = chosen[rows, :s], drives[rows]
+        left = wanted - torch.einsum("osk,os->ok", covariance[before], values[rows, :s])
+        gain = (left / deviation).abs().masked_fill(~allowed[rows], -1.0).scatter(1, before, -2.0)
+        now = torch.cat([before, gain.argmax(1, keepdim=True)], 1)
+        chosen[rows, : s + 1], values[rows, : s + 1] = now, _refit(covariance, wanted, now, ridge)
     return chosen, values
 
 
-def _refit(covariance: Tensor, explained: Tensor, chosen: Tensor) -> Tensor:
+def _refit(covariance: Tensor, drives: Tensor, chosen: Tensor, ridge: float) -> Tensor:
     """Ridge regression of every drive on its chosen inputs, [O, s]."""
     among = covariance[chosen[:, :, None], chosen[:, None, :]].double()
     size = chosen.shape[1]
-    ridge = RIDGE * among.diagonal(dim1=1, dim2=2).mean(1).clamp_min(1e-12)
-    among = among + ridge[:, None, None] * torch.eye(size, device=among.device, dtype=among.dtype)
-    wanted = explained.gather(1, chosen).double()
+    penalty = ridge * among.diagonal(dim1=1, dim2=2).mean(1).clamp_min(1e-12)
+    among = among + penalty[:, None, None] * torch.eye(size, device=among.device, dtype=among.dtype)
+    wanted = drives.gather(1, chosen).double()
     refitted: Tensor = torch.linalg.solve(among, wanted[..., None])
     return refitted[..., 0].float()
 

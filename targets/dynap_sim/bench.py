@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
@@ -16,8 +16,8 @@ import numpy as np
 import torch
 
 from snnc.data import Data, Split
-from snnc.errors import ArtifactError, TargetError
-from snnc.ir import Array, Graph, Samples, roles
+from snnc.errors import TargetError
+from snnc.ir import Array, Graph, Samples
 from snnc.ir.streams import sample_shape
 from snnc.pipeline import Progress, silent, single
 from snnc.report import Ledger, Row
@@ -25,7 +25,7 @@ from snnc.sim.torch import exact, to_tensor
 from snnc.target import Artifact, Bench
 from snnc.train.targets import Targets
 
-from .answers import Answers, host_params
+from .answers import Answers
 from .counters import CountingBlock
 from .device import Device, Model, advance
 from .dpi import Circuit
@@ -35,6 +35,7 @@ from .mismatch import GRID, Mismatch
 from .noise import Noise
 from .place import place
 from .registers import Wear
+from .settings import Settings
 from .side_by_side import apart, joined
 
 if TYPE_CHECKING:
@@ -86,6 +87,7 @@ class DynapBench(Bench):
         graph: the placed network.
         device: their parts.
         block: their learning block.
+        settings: what they are set to.
         on: where they are simulated.
         fired: spikes of every layer of neurons in the last epoch of `learn`, by device.
         epochs: of calibration so far.
@@ -111,6 +113,7 @@ class DynapBench(Bench):
         width = form.usual_width if target.width is None else target.width
         guard = learning.guard_bits if target.guard_bits is not None else form.usual_guard_bits or learning.guard_bits
         self.block = form(self.device, Rule(target.rate, width, warm_up, guard, target.p_write, learning))
+        self.settings = Settings(self.graph, self.device, self.block)
         self.on, self.epochs = device, 0
         self.fired = tuple(Counter[str]() for _ in self.seeds)
 
@@ -175,7 +178,7 @@ class DynapBench(Bench):
         ledgers = [Ledger([row]) for row in self._judged("before", data.validation)]
         for epoch in range(1, epochs + 1):
             start = time.perf_counter()
-            kept, told = [self.stored(k) for k in range(len(self.seeds))], self.learn(data.train, progress)
+            kept, told = [self.settings.stored(k) for k in range(len(self.seeds))], self.learn(data.train, progress)
             seconds = (time.perf_counter() - start) / len(self.seeds)
             for k, row in enumerate(self._judged(f"epoch {epoch}", data.validation)):
                 notes = (str(Wear.of(self.block.registers.values(), k)), *told)
@@ -184,48 +187,11 @@ class DynapBench(Bench):
                 assert row.value is not None
                 assert before is not None
                 if row.score.better(before, row.value):
-                    self.program(kept[k], k)
+                    self.settings.program(kept[k], k)
                     worse = f"taken back: {row.score.text(row.value)} on validation samples is worse than before"
                     row = replace(row, value=before, notes=(*notes, worse))
                 ledgers[k].add(row)
         return ledgers
-
-    def program(self, stored: Mapping[str, Array], k: int) -> None:
-        """Set device k to what `stored` said.
-
-        Raises:
-            ArtifactError: this chip cannot be set to that.
-        """
-        for name, register in self.block.registers.items():
-            if name not in stored or not register.restore(stored[name], k):
-                raise ArtifactError(f"the state has no fitting '{name}'")
-            self.block.program(name)
-        thresholds = self._thresholds()
-        for name in (*thresholds, *host_params(self.graph)):
-            start = self.graph.params[name]
-            value = stored.get(name, start)
-            fits = value.shape == start.shape and value.dtype == np.float32 and np.isfinite(value).all()
-            if not fits or (name in thresholds and (value <= 0).any()):
-                raise ArtifactError(f"the state has no fitting '{name}'")
-            if name in thresholds:
-                parts = list(self.device.nominal[name].chunk(len(self.seeds)))
-                parts[k] = torch.tensor(value, device=self.on)
-                self.device.nominal[name] = torch.cat(parts)
-            else:
-                self.device.hosts[k][name] = torch.tensor(value, device=self.on)
-
-    def stored(self, k: int) -> dict[str, Array]:
-        """The registers of device k, and thresholds and the host's read-out where they are not what the artifact says,
-        by param.
-        """
-        set_to = {name: self.device.nominal[name].chunk(len(self.seeds))[k] for name in self._thresholds()}
-        now = {name: value.cpu().numpy().copy() for name, value in set_to.items()}
-        now |= {name: self.device.hosts[k][name].cpu().numpy() for name in host_params(self.graph)}
-        moved = {name: value for name, value in now.items() if not np.array_equal(value, self.graph.params[name])}
-        return {n: r.of(r.stored, k).cpu().numpy().copy() for n, r in self.block.registers.items()} | moved
-
-    def _thresholds(self) -> tuple[str, ...]:
-        return tuple(roles(node, self.graph.params)["theta"] for node in self.graph.nodes if node.op == "lif")
 
     def learn(self, split: Split, progress: Progress = silent) -> tuple[str, ...]:
         """One epoch of the learning block, and of the host's read-out, on these samples; nothing is judged.

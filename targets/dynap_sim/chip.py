@@ -20,6 +20,7 @@ from snnc.target import Artifact, Chip
 from .bench import DynapBench
 from .device import Device
 from .learning import Block
+from .settings import Settings
 
 if TYPE_CHECKING:
     from . import DynapSim
@@ -62,6 +63,11 @@ class DynapChip(Chip):
         return self._bench.block
 
     @property
+    def settings(self) -> Settings:
+        """What it is set to."""
+        return self._bench.settings
+
+    @property
     def fired(self) -> Counter[str]:
         """Spikes of every layer of neurons in the last epoch of `learn`."""
         return self._bench.fired[0]
@@ -96,7 +102,7 @@ class DynapChip(Chip):
 
     def state(self) -> Bundle:
         about = {"seed": self.seed, "epochs": self._bench.epochs, "artifact": self.artifact.digest}
-        stored = self._bench.stored(0)
+        stored = self.settings.stored()
         return Bundle("chip", {"state.safetensors": pack(stored), "chip.json": canonical(about)}, about)
 
     def _restore(self, state: Bundle) -> None:
@@ -108,5 +114,5 @@ class DynapChip(Chip):
                 f"the state is of chip {about.get('seed')} with artifact {str(about.get('artifact'))[:12]}, "
                 f"this is chip {self.seed} with {self.artifact.digest[:12]}"
             )
-        self._bench.program(unpack(state, "state.safetensors"), 0)
+        self.settings.program(unpack(state, "state.safetensors"))
         self._bench.epochs = about["epochs"]

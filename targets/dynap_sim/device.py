@@ -13,6 +13,7 @@ Several devices may run side by side, in one tensor (`side_by_side`): each does 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -99,6 +100,7 @@ class Device:
             on_chip = {name: node for node in self._cut.chip.nodes for name in roles(node, graph.params).values()}
             self.nominal = self._tensors({n: stacked(graph.params[n], of, self.copies) for n, of in on_chip.items()})
         self._draw()
+        self._drawn: tuple[dict[str, Tensor], dict[str, Tensor]] = ({}, {})
         self._kept = {name: torch.empty_like(self.nominal[name]) for name in self.factor}
 
     def _draw(self) -> None:
@@ -120,6 +122,24 @@ class Device:
         dead = noise.silence == "frozen" and noise.silencing > 0
         silent = [{n: alive(seed, graph[n], noise.silencing) for n in layers if dead} for seed in self.seeds]
         self.silent = self._beside(silent, alphas)
+
+    def move(self, name: str, gone: Tensor, come: Tensor, k: int = 0) -> None:
+        """The words of device k that the artifact gives to the connections `gone` of a weight serve those that `come`,
+        neuron by neuron in order, with all that mismatch and defects make of them.
+
+        Raises:
+            TargetError: connections of several neurons share what mismatch makes of them.
+        """
+        for factors, drawn in zip((self.factor, self.inhibitory), self._drawn, strict=True):
+            shape = factors[name].shape if name in factors else ()
+            if math.prod(shape[-1:] if len(shape) == 2 else shape[3:]) == 1:
+                continue  # a neuron's words are alike
+            if shape != self.nominal[name].shape:
+                raise TargetError("connections that share a kernel cannot be rewired", at=name, hint="sharing=physical")
+            whole = drawn.setdefault(name, factors[name].clone())
+            mine, own = factors[name].chunk(self.copies)[k], whole.chunk(self.copies)[k]
+            mine.copy_(own)
+            mine[come] = own[gone]
 
     @property
     def copies(self) -> int:

@@ -112,6 +112,25 @@ class Register:
         own.copy_(torch.tensor(stored, dtype=torch.float32))
         return True
 
+    def connected(self, k: int = 0) -> Array:
+        """The connections of device k that have words: True; all there are, where none may be absent."""
+        whole = self.of(self._stored, k)
+        return np.ones(whole.shape, bool) if self.mask is None else self.of(self.mask, k).cpu().numpy().copy()
+
+    def rewire(self, mask: Array, k: int = 0) -> bool:
+        """Let device k have the connections of `mask`, unless a neuron had more or fewer then; what is new stores 0."""
+        now = self.connected(k)
+        if self.mask is None or self._there is None or mask.shape != now.shape or mask.dtype != np.bool_:
+            return False
+        if not np.array_equal(_words(mask), _words(now)):
+            return False
+        own = self.of(self.mask, k)
+        wanted = torch.tensor(mask, device=own.device)
+        self.of(self._stored, k)[own != wanted] = 0
+        own.copy_(wanted)
+        self.of(self._there, k).copy_(wanted)
+        return True
+
     def standing_for(self, values: Tensor) -> Tensor:
         """The integers, int32, that stand for these levels of the param."""
         return (self._counted(values) * self.guard).round().to(torch.int32)
@@ -204,6 +223,12 @@ class Wear:
         if self.most == 0:
             return text
         return f"{text}; an endurance of {ENDURANCE:,.0f} (unverified) lasts {ENDURANCE / self.most:,.0f} such epochs"
+
+
+def _words(mask: Array) -> Array:
+    """Connections of every neuron."""
+    neurons = mask.shape[:1] if mask.ndim == 2 else mask.shape[:3]
+    return np.asarray(mask.reshape(*neurons, -1).sum(-1))
 
 
 def _differ(one: Tensor, other: Tensor) -> Tensor:

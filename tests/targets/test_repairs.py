@@ -46,6 +46,7 @@ from tests.targets.networks import RECIPE, STEPS, constrained, data, images
 
 NET = "plain"
 ALL = [*REPAIRS.table, "output-gain{per=network}", "core-bias{over=all}", "in-the-loop{error=layers}"]
+DEAD = "mismatch=0.3 silencing=0.4"
 ON_THE_HOST = ["none", "output-gain", "output-gain{per=network}", "read-out"]
 
 
@@ -59,6 +60,11 @@ def chip(seed: int = 1, options: str = "mismatch=0.3") -> DynapChip:
     made = artifact(options).load(seed)
     assert isinstance(made, DynapChip)
     return made
+
+
+def broken(repair: str) -> DynapChip:
+    """A chip that this repair has something to do on."""
+    return chip(options=DEAD) if repair == "rewire" else chip()
 
 
 def samples() -> Data:
@@ -84,7 +90,7 @@ def test_every_repair_is_repeatable_and_looks_at_the_training_part_only(text: st
     repair, whole = spec.from_spec(text, REPAIRS), samples()
     assert str(repair) == text
     blind = Data(whole.train, whole.test, whole.validation)
-    first, second = (repair.repair(chip(), given) for given in (whole, blind))
+    first, second = (repair.repair(broken(text), given) for given in (whole, blind))
     x = images(9)
     assert same(nominal(first.chip), nominal(second.chip))
     assert first.run(x).tobytes() == second.run(x).tobytes()
@@ -94,7 +100,7 @@ def test_every_repair_is_repeatable_and_looks_at_the_training_part_only(text: st
 
 @pytest.mark.parametrize("text", ALL)
 def test_a_repair_changes_what_it_says(text: str) -> None:
-    made, untouched = spec.from_spec(text, REPAIRS).repair(chip(), samples()), chip()
+    made, untouched = spec.from_spec(text, REPAIRS).repair(broken(text), samples()), broken(text)
     changed = {n for n, a in nominal(made.chip).items() if not np.array_equal(a, nominal(untouched)[n])}
     learning = set(made.chip.block.registers)
     thresholds = {f"relu{i}.theta" for i in (1, 2, 3)}
@@ -103,6 +109,8 @@ def test_a_repair_changes_what_it_says(text: str) -> None:
         assert made.traffic.writes == made.traffic.settings == made.traffic.sent == 0
     elif text.startswith("core-bias"):
         assert changed == thresholds
+    elif text == "rewire":
+        assert changed == {"fc.weight"}
     else:
         assert changed
         assert changed <= learning | {*host_params(made.chip.graph)}
@@ -110,13 +118,13 @@ def test_a_repair_changes_what_it_says(text: str) -> None:
 
 @pytest.mark.parametrize("text", [t for t in ALL if t not in ON_THE_HOST])
 def test_what_was_changed_on_the_chip_is_in_its_state(text: str) -> None:
-    made = spec.from_spec(text, REPAIRS).repair(chip(), samples()).chip
-    again = artifact().load(1, made.state())
+    made = spec.from_spec(text, REPAIRS).repair(broken(text), samples()).chip
+    again = made.artifact.load(1, made.state())
     assert isinstance(again, DynapChip)
     assert same(nominal(again), nominal(made))
     assert single(again.run(images(9))).tobytes() == single(made.run(images(9))).tobytes()
     with pytest.raises(ArtifactError, match="this is chip 2"):
-        artifact().load(2, made.state())
+        made.artifact.load(2, made.state())
 
 
 def test_a_state_with_a_threshold_that_none_can_have_is_refused() -> None:

@@ -39,8 +39,8 @@ def few(whole: Data, count: int = 40) -> Data:
 
 def same(bench: DynapBench, k: int, chip: DynapChip, given: Data) -> None:
     """Device k and the chip are in the same state, and answer alike."""
-    alone = DynapBench.stored(chip._bench, 0)
-    among = bench.stored(k)
+    alone = chip.settings.stored()
+    among = bench.settings.stored(k)
     assert among.keys() == alone.keys()
     for name, array in alone.items():
         np.testing.assert_array_equal(among[name], array, err_msg=name)
@@ -101,7 +101,7 @@ def test_a_device_among_others_is_the_device_alone(net: str, options: dict[str, 
         assert isinstance(chip, DynapChip)
         assert values(chip.calibrate(given, epochs=2)) == values(ledgers[k])
         same(bench, k, chip, given)
-        states.append(bench.stored(k)["fc.weight"])
+        states.append(bench.settings.stored(k)["fc.weight"])
     assert not np.array_equal(states[0], states[1])
 
 
@@ -185,17 +185,17 @@ def test_a_device_is_programmed_alone() -> None:
     artifact = DynapSim(mismatch=0.4).compile(exact("plain"))
     bench = artifact.bench(SEEDS)
     assert isinstance(bench, DynapBench)
-    start = [bench.stored(k) for k in range(3)]
+    start = [bench.settings.stored(k) for k in range(3)]
     bench.learn(given.train)
-    learned = [bench.stored(k) for k in range(3)]
+    learned = [bench.settings.stored(k) for k in range(3)]
     theta = np.asarray(bench.graph.params["relu1.theta"] * np.float32(1.5))
-    bench.program({**start[1], "relu1.theta": theta}, 1)
+    bench.settings.program({**start[1], "relu1.theta": theta}, 1)
     for k in (0, 2):
-        assert all(np.array_equal(bench.stored(k)[name], array) for name, array in learned[k].items())
-    assert all(np.array_equal(bench.stored(1)[name], array) for name, array in start[1].items())
-    np.testing.assert_array_equal(bench.stored(1)["relu1.theta"], theta)
+        assert all(np.array_equal(bench.settings.stored(k)[name], array) for name, array in learned[k].items())
+    assert all(np.array_equal(bench.settings.stored(1)[name], array) for name, array in start[1].items())
+    np.testing.assert_array_equal(bench.settings.stored(1)["relu1.theta"], theta)
     with pytest.raises(ArtifactError, match=r"the state has no fitting 'fc\.weight'"):
-        bench.program({**start[1], "fc.weight": start[1]["fc.weight"][:-1]}, 1)
+        bench.settings.program({**start[1], "fc.weight": start[1]["fc.weight"][:-1]}, 1)
 
 
 def test_a_bench_names_its_chips() -> None:

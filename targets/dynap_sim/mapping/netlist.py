@@ -111,7 +111,7 @@ def netlist(graph: Graph, spikes: abc.Mapping[str, Array] | None = None) -> Netl
     found = [np.zeros((2, 0), np.int64)]
     for name in layers:
         for synapse, where in synapses(graph, graph.values(graph[name])[0], number[name]):
-            heard = _sources(graph, graph.values(graph[synapse])[0], number)
+            heard = sources(graph, graph.values(graph[synapse])[0], number)
             found.append(_connections(graph, graph[synapse], heard, where))
     source, target = np.concatenate(found, axis=1)
     pairs, words = np.unique(source * neurons + target, return_counts=True)
@@ -119,7 +119,7 @@ def netlist(graph: Graph, spikes: abc.Mapping[str, Array] | None = None) -> Netl
     read = np.zeros(neurons, bool)
     for node in graph.nodes:
         if node.op == "decode" and graph.type(node.inputs[0]).kind == "spikes":
-            heard = _sources(graph, node.inputs[0], number)
+            heard = sources(graph, node.inputs[0], number)
             read[heard[(heard >= 0) & (heard < neurons)]] = True
     expected = np.ones(count)
     for name, array in (spikes or {}).items():
@@ -150,12 +150,12 @@ def _numbered(shapes: abc.Mapping[str, Shape]) -> tuple[dict[str, Array], int]:
     return found, count
 
 
-def _sources(graph: Graph, name: str, number: abc.Mapping[str, Array]) -> Array:
+def sources(graph: Graph, name: str, number: abc.Mapping[str, Array]) -> Array:
     """The source behind every element of the value `name`, through wiring; -1 where a pad put nothing."""
     if name in number:
         return number[name]
     node = graph[name]
-    parts = [_sources(graph, value, number)[None] + 1.0 for value in graph.values(node)]
+    parts = [sources(graph, value, number)[None] + 1.0 for value in graph.values(node)]
     return np.asarray(KERNELS[node.op](node, parts, {})[0] - 1, np.int64)
 
 

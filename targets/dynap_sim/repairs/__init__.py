@@ -15,6 +15,7 @@ from .in_the_loop import InTheLoop
 from .noise_aware import NoiseAware
 from .on_chip import OnChip
 from .readout import Nothing, OutputGain, ReadOut
+from .rewire import Rewire
 
 REPAIRS: Registry[Repair] = Registry(
     "snnc.repairs",
@@ -27,6 +28,7 @@ REPAIRS: Registry[Repair] = Registry(
         "in-the-loop": InTheLoop,
         "noise-aware": NoiseAware,
         "on-chip": OnChip,
+        "rewire": Rewire,
     },
 )
 
@@ -41,5 +43,6 @@ __all__ = [
     "ReadOut",
     "Repair",
     "Repaired",
+    "Rewire",
     "Traffic",
 ]

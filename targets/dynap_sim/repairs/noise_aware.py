@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from snnc.data import Data
+from snnc.errors import TargetError
 from snnc.pipeline import Context, Progress, silent
 from snnc.targets.dynap_sim.answers import host_params, host_units
 from snnc.targets.dynap_sim.chip import DynapChip
@@ -55,6 +56,7 @@ class NoiseAware(Repair):
         return BPTT(epochs=self.epochs, batch=self.batch, rate=self.rate)
 
     def repair(self, chip: DynapChip, data: Data, progress: Progress = silent) -> Repaired:
+        _check_wiring(chip)
         return self.deploy(chip, data, self.levels(chip, data, progress))
 
     def levels(self, chip: DynapChip, data: Data, progress: Progress = silent) -> dict[str, Tensor]:
@@ -77,7 +79,17 @@ class NoiseAware(Repair):
         return train(rule, graph, chip, data, on_a_device, progress, self.seed, host_units(graph))
 
     def deploy(self, chip: DynapChip, data: Data, levels: Mapping[str, Tensor]) -> Repaired:
-        """Program a chip with trained levels. They take the place of the first programming, which is not counted."""
+        """Program a chip with trained levels. They take the place of the first programming, which is not counted.
+
+        Raises:
+            TargetError: the chip has connections that the artifact has not.
+        """
+        _check_wiring(chip)
         program(chip, levels)
         chip.device.nominal |= {name: levels[name] for name in host_params(chip.graph)}
         return Repaired(chip, Traffic(), data.train.score)
+
+
+def _check_wiring(chip: DynapChip) -> None:
+    if chip.settings.moved():
+        raise TargetError("words of this chip were moved since it was deployed", hint="noise-aware first")

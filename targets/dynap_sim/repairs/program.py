@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -16,8 +17,10 @@ from .contract import SETTING_BYTES, WRITE_BYTES, Traffic
 
 
 def set_to(chip: DynapChip) -> Graph:
-    """The placed network with every part, and the host's read-out, as it is set now."""
-    return chip.graph.edit(params={name: value.cpu().numpy().copy() for name, value in chip.device.nominal.items()})
+    """The placed network with every part, and the host's read-out, as it is set and wired now."""
+    found = {name: replace(chip.graph.constraints[name], mask=mask) for name, mask in chip.settings.moved().items()}
+    set_now = {name: value.cpu().numpy().copy() for name, value in chip.device.nominal.items()}
+    return chip.graph.edit(params=set_now, constraints=found)
 
 
 def program(chip: DynapChip, wanted: Mapping[str, Tensor]) -> Traffic:
