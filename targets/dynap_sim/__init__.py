@@ -36,7 +36,7 @@ from snnc.passes import (
     ThresholdLayerNorm,
 )
 from snnc.pipeline import Pass, Pipeline
-from snnc.target import Artifact, Attaching, Bench, Benching, Chip, Finding, Laying, Layout, Limits, Target
+from snnc.target import Artifact, Attaching, Bench, Benching, Chip, Finding, Laying, Layout, Limits, OneByOne, Target
 from snnc.train import LTL
 
 from .bench import DynapBench, at_once, model
@@ -70,6 +70,8 @@ class DynapSim(Target, Attaching, Laying, Benching):
         silencing: share of neurons that are dead.
         rate, width, warm_up, batch: of the learning block; width 2 is usual for its float form, 3 for the other;
             warm_up as a share of the T steps.
+        rewire: samples that the host watches before the first epoch of a calibration, to give CAM words that listen to
+            silent neurons to others (`rewiring`); none at 0.
         readout: whether the host's read-out learns from the labels while the chip calibrates itself.
         code: how the input comes in the default recipe: as a constant current, or as the stream of events that it is.
         levels: the weights of the default recipe: integers of a step for each core, or sums of as many base currents as
@@ -111,6 +113,7 @@ class DynapSim(Target, Attaching, Laying, Benching):
     jitter: int = 0
     tier: Literal["lif", "dpi"] = "lif"
     learning: Literal["float", "hardware"] = "float"
+    rewire: int = 0
     readout: Literal["labels", "fixed"] = "labels"
     p_write: float = 1.0
 
@@ -128,12 +131,17 @@ class DynapSim(Target, Attaching, Laying, Benching):
             "warm_up": 0 <= self.warm_up < 1,
             "guard_bits": self.guard_bits is None or 0 <= self.guard_bits <= 16,
             "batch": self.batch >= 1,
+            "rewire": self.rewire == 0 or self.rewire >= 2,
             "defects": 0 <= self.defects < 1,
             "jitter": self.jitter >= 0,
             "p_write": 0 < self.p_write <= 1,
         }
         if bad := [f"{key}={getattr(self, key)}" for key, good in fine.items() if not good]:
             raise PipelineError(f"'{self.name}' cannot work with {', '.join(bad)}")
+        if self.rewire and self.sharing == "shared":
+            raise PipelineError(
+                f"rewire={self.rewire}: words of one kernel are no one neuron's", hint="sharing=physical"
+            )
         kind = self.chip.mismatch.preset
         if self.mismatch and kind not in SIGMA:
             raise PipelineError(
@@ -226,9 +234,11 @@ class DynapSim(Target, Attaching, Laying, Benching):
         return DynapChip(self, artifact, seed, state, device)
 
     def at_once(self, artifact: Artifact, device: str = "cpu") -> int:
-        return at_once(place(artifact.graph), device)
+        return 1 if self.rewire else at_once(place(artifact.graph), device)
 
     def bench(self, artifact: Artifact, seeds: Sequence[int], device: str = "cpu") -> Bench:
+        if self.rewire and len(seeds) > 1:
+            return OneByOne([self.load(artifact, seed, device=device) for seed in seeds])
         return DynapBench(self, artifact, seeds, device)
 
     def attached(self) -> tuple[str, Mapping[str, bytes]]:

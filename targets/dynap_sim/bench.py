@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
@@ -35,6 +35,7 @@ from .mismatch import GRID, Mismatch
 from .noise import Noise
 from .place import place
 from .registers import Wear
+from .rewiring import rewired
 from .settings import Settings
 from .side_by_side import apart, joined
 
@@ -173,25 +174,48 @@ class DynapBench(Bench):
             cores[core] = layer, i
 
     def calibrate(self, data: Data, epochs: int = 1, progress: Progress = silent) -> list[Ledger]:
-        """An epoch of every device that validates worse than the one before is taken back."""
+        """An epoch of every device that validates worse than the one before is taken back; so is rewiring, which comes
+        before the first epoch, if the target says so.
+        """
         data.check(self.artifact.graph)
         ledgers = [Ledger([row]) for row in self._judged("before", data.validation)]
+        if self.target.rewire and self.epochs == 0:
+            self._step("rewire", ledgers, data.validation, lambda: self._rewire(data.train, progress))
+
+        def learn() -> list[tuple[str, ...]]:
+            told = self.learn(data.train, progress)
+            return [(str(Wear.of(self.block.registers.values(), k)), *told) for k in range(len(self.seeds))]
+
         for epoch in range(1, epochs + 1):
-            start = time.perf_counter()
-            kept, told = [self.settings.stored(k) for k in range(len(self.seeds))], self.learn(data.train, progress)
-            seconds = (time.perf_counter() - start) / len(self.seeds)
-            for k, row in enumerate(self._judged(f"epoch {epoch}", data.validation)):
-                notes = (str(Wear.of(self.block.registers.values(), k)), *told)
-                row = replace(row, notes=notes, seconds=seconds)
-                before = ledgers[k].rows[-1].value
-                assert row.value is not None
-                assert before is not None
-                if row.score.better(before, row.value):
-                    self.settings.program(kept[k], k)
-                    worse = f"taken back: {row.score.text(row.value)} on validation samples is worse than before"
-                    row = replace(row, value=before, notes=(*notes, worse))
-                ledgers[k].add(row)
+            self._step(f"epoch {epoch}", ledgers, data.validation, learn)
         return ledgers
+
+    def _step(
+        self, name: str, ledgers: list[Ledger], judged_on: Split, change: Callable[[], list[tuple[str, ...]]]
+    ) -> None:
+        """Change all devices, and take back what makes one worse; `change` says what there is to say of each."""
+        start, kept = time.perf_counter(), [self.settings.stored(k) for k in range(len(self.seeds))]
+        told = change()
+        seconds = (time.perf_counter() - start) / len(self.seeds)
+        for k, row in enumerate(self._judged(name, judged_on)):
+            row = replace(row, notes=told[k], seconds=seconds)
+            before = ledgers[k].rows[-1].value
+            assert row.value is not None
+            assert before is not None
+            if row.score.better(before, row.value):
+                self.settings.program(kept[k], k)
+                worse = f"taken back: {row.score.text(row.value)} on validation samples is worse than before"
+                row = replace(row, value=before, notes=(*told[k], worse))
+            ledgers[k].add(row)
+
+    def _rewire(self, split: Split, progress: Progress) -> list[tuple[str, ...]]:
+        """Of a lone device."""
+        chosen = np.random.default_rng([*self.seeds, *b"rewire"]).permutation(len(split))[: self.target.rewire]
+        targets = Targets(self.artifact.graph, self.teacher, self.on)
+        with torch.inference_mode(), exact(), one_thread():
+            parts = [chosen[at : at + CHUNK] for at in range(0, len(chosen), CHUNK)]
+            x = [to_tensor(split.x(part), self.on) for part in parts]
+            return [(str(rewired(self.settings, x, targets, progress=progress)),)]
 
     def learn(self, split: Split, progress: Progress = silent) -> tuple[str, ...]:
         """One epoch of the learning block, and of the host's read-out, on these samples; nothing is judged.
