@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from snnc.sim.torch import to_tensor
 from snnc.target import Artifact
 from snnc.targets import DynapSim
 from snnc.targets.dynap_sim import DynapChip, bench
+from snnc.targets.dynap_sim.mapping.netlist import netlist
 from snnc.targets.dynap_sim.mismatch import GRID
 from snnc.targets.dynap_sim.repairs import InTheLoop, NoiseAware, OnChip, Rewire
 from snnc.targets.dynap_sim.repairs.contract import WRITE_BYTES
@@ -32,6 +34,8 @@ from snnc.targets.dynap_sim.rewiring import Moved
 from snnc.targets.dynap_sim.settings import Settings
 from snnc.train.targets import Targets
 from tests.targets.networks import RECIPE, constrained, data, images
+from tests.targets.wired import WIRED
+from tests.targets.wired import samples as wired_samples
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 NET, NARROW = "plain", RECIPE.replace("k=20", "k=8")
@@ -153,6 +157,29 @@ def test_shortcuts_pools_circuits_and_measured_devices_are_rewired(net: str, opt
     assert single(again.run(images(20))).tobytes() == single(made.run(images(20))).tobytes()
 
 
+@pytest.mark.parametrize("net", ["split", "joined"])
+def test_any_wiring_between_layers_is_looked_through(net: str) -> None:
+    """What is read through slices, joins and shuffles; layers whose neurons several nodes drive, each some of them."""
+    given, recipe = wired_samples(net, 300), DynapSim(epochs=1, mismatch=0, fan_in=8, silencing=0.4)
+    passes = [step for step in recipe.pipeline().passes if step.name not in ("ltl", "refine-thresholds")]
+    programmed = recipe.compile(Pipeline(*passes)(WIRED[net](), data=given)[0])
+    made, start = programmed.load(2), programmed.load(2)
+    assert isinstance(made, DynapChip)
+    assert isinstance(start, DynapChip)
+    assert Rewire(samples=1000).repair(made, given).traffic.writes > 10
+    nets, spikes = netlist(made.graph), Observer(made, given.train.score)(to_tensor(given.train.x()), 0).counts
+    fired = np.concatenate([np.asarray(spikes[layer].sum(0)).reshape(-1) > 0 for layer in nets.layers])
+    now = netlist(made.graph.edit(constraints={
+        name: replace(made.graph.constraints[name], mask=mask) for name, mask in made.settings.moved().items()
+    }))  # fmt: skip
+    before, after = ({*zip(n.source.tolist(), n.target.tolist(), strict=True)} for n in (nets, now))
+    assert len(after - before) > 5
+    assert all(fired[source] for source, _ in after - before)
+    assert not any(fired[source] for source, _ in before - after)
+    assert {source for source, _ in after} <= {source for source, _ in before}
+    assert Rewire(samples=1000).repair(made, given).traffic.writes == 0
+
+
 def test_new_words_are_those_of_a_pursuit_and_set_to_the_nearest_levels_of_a_ridge_regression() -> None:
     """The dense layer of a chip without mismatch, where nothing before it is rewired."""
     before, made = narrow(), narrow()
@@ -233,11 +260,11 @@ def programmed(digits: Data) -> Artifact:
 
 
 def test_the_spikes_and_the_words_are_counted() -> None:
-    found = Rewire(samples=50).repair(chip(), samples())
+    found = Rewire(samples=1000).repair(chip(), samples())
     moved = sum(int((after & ~connected(chip())[name]).sum()) for name, after in connected(found.chip).items())
     assert found.traffic.writes == moved > 0
     assert found.traffic.sent == moved * WRITE_BYTES
-    one = Observer(chip(), samples().train.score)(to_tensor(samples().train.x()[:50]), 0).events
+    one = Observer(chip(), samples().train.score)(to_tensor(samples().train.x()), 0).events
     assert one < found.traffic.events < 3 * one, "watched once for each of two layers, about as lively"
 
 
