@@ -69,7 +69,7 @@ def rewired(
 
     Args:
         x: the samples, batch by batch, [N, ...].
-        targets: the target rates of its layers; those without are left alone.
+        targets: the target rates of its layers.
         ridge: see the module.
 
     Raises:
@@ -82,7 +82,7 @@ def rewired(
     if (size := sum(r.connected().size for r in settings.block.registers.values())) > MOST:
         raise TargetError(f"{size:,} possible connections are too many to rewire, more than {MOST:,}")
     watch, found = _Watch(settings, x, targets), Moved()
-    layers = [(n, p) for n, own in settings.block.synapses.items() if n in targets.layers for p in own if not p.signed]
+    layers = [(n, p) for n, own in settings.block.synapses.items() for p in own if not p.signed]
     for i, (layer, plastic) in enumerate(layers):
         progress("rewire", i, len(layers))
         found += _give(watch, layer, plastic, ridge)
@@ -159,9 +159,11 @@ class _Watch:
         return torch.cat(heard), torch.cat(lacks), events
 
     def reached(self, layer: str, plastic: Plastic) -> Tensor:
-        """Whether what a neuron's window holds arrives at its core, [group, O/group, positions, K]."""
+        """Whether what a neuron's window holds arrives at its core, [group, O/group, positions, K]; anything of pads,
+        which never fire.
+        """
         read = sources(self.settings.device.graph, plastic.node.inputs[0], self.number)
         number = torch.tensor(read + 1.0)[None]
         window = unfold(plastic.node, number, (plastic.shape[4], plastic.shape[5]))[:, :, 0].long().numpy() - 1
         core = plastic.driven(torch.tensor(self.core[layer])[None]).reshape(len(window), -1, window.shape[1]).numpy()
-        return torch.tensor(self.arrives[window[:, None], core[..., None]] & (window >= 0)[:, None])
+        return torch.tensor(self.arrives[window[:, None], core[..., None]])
