@@ -94,17 +94,19 @@ def _give(watch: _Watch, layer: str, plastic: Plastic, ridge: float) -> Moved:
     settings = watch.settings
     name = roles(plastic.node, settings.device.graph.params)["weight"]
     heard, lacks, events = watch(layer, plastic)
-    windows = unfold(plastic.node, heard, (plastic.shape[4], plastic.shape[5]))
-    groups, positions, _, size = windows.shape
+    window = _windows(plastic, heard.shape[1:])
+    groups, positions, size = window.shape
     shape = (groups, plastic.shape[0] // groups, positions, size)
+    heard = torch.cat([heard.new_zeros(len(heard), 1), heard.flatten(1)], 1)
     mask = torch.tensor(settings.block.registers[name].connected(), device=heard.device).reshape(shape)
-    fires = (windows > 0).any(2)[:, None]
-    allowed, free = watch.reached(layer, plastic).to(heard.device) & fires & ~mask, mask & ~fires
+    fires = (heard > 0).any(0)[window][:, None]
+    allowed, free = watch.reached(layer, plastic, window).to(heard.device) & fires & ~mask, mask & ~fires
     most = torch.minimum(free.sum(3), allowed.sum(3))
     lacks = lacks.reshape(len(lacks), *shape[:3])
     added, values = torch.zeros_like(mask), torch.zeros(shape, device=heard.device)
     for g, p in most.amax(1).nonzero().tolist():
-        here = windows[g, p] - windows[g, p].mean(0)
+        here = heard[:, window[g, p]]
+        here = here - here.mean(0)
         drives = (lacks[:, g, :, p] - lacks[:, g, :, p].mean(0)).T @ here / len(here)
         count = most[g, :, p].cpu()
         chosen, weights = pursue(here.T @ here / len(here), drives, count, allowed[g, :, p], ridge)
@@ -114,6 +116,14 @@ def _give(watch: _Watch, layer: str, plastic: Plastic, ridge: float) -> Moved:
     given = free & (free.cumsum(3) <= most[..., None])
     _write(settings, name, mask & ~given | added, added, values)
     return Moved(int(added.sum()), events)
+
+
+def _windows(plastic: Plastic, shape: Sequence[int]) -> Tensor:
+    """What the neurons of every position can listen to [group, positions, K], counted from 1 through a sample of this
+    shape; 0 at pads.
+    """
+    number = torch.arange(1, 1 + math.prod(shape), dtype=torch.float64).reshape(1, *shape)
+    return unfold(plastic.node, number, (plastic.shape[4], plastic.shape[5]))[:, :, 0].long()
 
 
 def _write(settings: Settings, name: str, mask: Tensor, added: Tensor, values: Tensor) -> None:
@@ -158,12 +168,11 @@ class _Watch:
             events += sum(int(count.sum()) for count in stepper.count.values())
         return torch.cat(heard), torch.cat(lacks), events
 
-    def reached(self, layer: str, plastic: Plastic) -> Tensor:
+    def reached(self, layer: str, plastic: Plastic, window: Tensor) -> Tensor:
         """Whether what a neuron's window holds arrives at its core, [group, O/group, positions, K]; anything of pads,
         which never fire.
         """
         read = sources(self.settings.device.graph, plastic.node.inputs[0], self.number)
-        number = torch.tensor(read + 1.0)[None]
-        window = unfold(plastic.node, number, (plastic.shape[4], plastic.shape[5]))[:, :, 0].long().numpy() - 1
+        source = np.concatenate([[0], read.reshape(-1)])[window.numpy()]
         core = plastic.driven(torch.tensor(self.core[layer])[None]).reshape(len(window), -1, window.shape[1]).numpy()
-        return torch.tensor(self.arrives[window[:, None], core[..., None]])
+        return torch.tensor(self.arrives[source[:, None], core[..., None]])
