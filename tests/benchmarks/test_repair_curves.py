@@ -14,6 +14,7 @@ from benchmarks import repair_curves
 from benchmarks.curves_figure import figure
 from benchmarks.relations.relation import Numbers
 
+ROOT = Path(__file__).parents[2]
 NEEDS_DATA = pytest.mark.skipif("SNNC_DATA" not in os.environ, reason="needs the images, SNNC_DATA is not set")
 
 
@@ -62,3 +63,19 @@ def test_a_small_run_is_kept_and_not_measured_again(
     monkeypatch.setattr(repair_curves, "measured", None)
     repair_curves.main()
     assert capsys.readouterr().out == first
+    assert (tmp_path / "numbers.students" / "mnist").is_dir(), "the student need not be taught again"
+
+
+def test_what_the_documents_say_was_measured() -> None:
+    """Every level that there are numbers of, on ten devices."""
+    kept = json.loads((ROOT / "benchmarks" / "measured" / "curves.json").read_text())
+    rows = [line.split(" | ") for line in (ROOT / "docs" / "device.md").read_text().splitlines()]
+    columns = {"mnist": (1, 2), "fashion": (4, 5)}
+    for name, found in kept["numbers"].items():
+        network, curve, *rest = name.split()
+        if curve != "clean":
+            level, learning = rest
+            assert (learning, len(found)) == ("float", 10)
+            (cells,) = [row for row in rows if row[0] == f"| {curve} {level}" and len(row) == 7][:1]
+            for column, kind in zip(columns[network], ("before", "one epoch"), strict=True):
+                assert cells[column] == repair_curves.summary([n[kind] for n in found.values()]), name
