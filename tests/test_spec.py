@@ -39,6 +39,7 @@ NARROW: dict[tuple[str, str], st.SearchStrategy[Any]] = {
     ("dynap-sim", "guard_bits"): st.none() | st.integers(0, 16),
     ("dynap-sim", "mismatch"): st.none() | st.just(0.0),  # others go with some presets only
     ("dynap-sim", "defect_map"): st.just(""),  # a file that exists
+    ("dynap-sim", "rewire"): st.just(0) | st.integers(2, 10**6),
     ("dynap-sim", "sharing"): st.just("physical"),  # the other goes with some presets only
     ("limit-biases", "bits"): st.integers(2, 8),
     ("threshold-layernorm", "skip"): st.just(0),  # fewer than the steps, however few those are
