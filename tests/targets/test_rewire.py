@@ -381,6 +381,20 @@ def test_kernels_that_share_their_mismatch_are_not_rewired() -> None:
         of.settings.rewire("conv2.weight", np.roll(of.block.registers["conv2.weight"].connected(), 1, axis=5))
 
 
+def test_too_many_connections_are_refused_before_anything_moves(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("snnc.targets.dynap_sim.rewiring.MOST", 100)
+    made = chip()
+    with pytest.raises(TargetError, match=r"possible connections are too many to rewire, more than 100"):
+        Rewire().repair(made, samples())
+    assert not made.settings.moved()
+
+
+def test_devices_side_by_side_are_not_rewired() -> None:
+    both = bench.DynapBench(DynapSim(silencing=0.4), artifact(), [0, 1])
+    with pytest.raises(ValueError, match="one by one"):
+        bench.rewired(both.settings, [], Targets(artifact().graph, both.teacher))
+
+
 def test_options_that_make_no_sense_are_refused() -> None:
     for text in ("rewire=1", "rewire=-1", "rewire=500 sharing=shared"):
         with pytest.raises(PipelineError, match="rewire="):
