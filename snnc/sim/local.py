@@ -6,6 +6,9 @@ position computes is a product of matrices:
 
     out[p] = W[p] x[p]             [O/group, K] [K, N]
     dW[p]  = d[p] x[p]^T           [O/group, N] [N, K]
+
+Values come and go in the order that all others have, [N, C, H, W], by one transposition of a matrix: what is computed
+from memory in two orders is many times as slow.
 """
 
 from __future__ import annotations
@@ -38,12 +41,14 @@ def local(node: Node, x: Tensor, weight: Tensor) -> Tensor:
         return made.permute(2, 0, 1).reshape(len(x), out, 1, 1)
     index, samples = _index_of(node, x, (kernel[0], kernel[1])), _side_by_side(x)
     rows = weight.reshape(len(index), -1, high * wide, index.shape[2]).transpose(1, 2)
-    groups = [
-        torch.cat([torch.bmm(left[some], _gathered(samples, here[some])) for some in _blocks(here, len(x))])
-        for left, here in _at_once(rows, index)
-    ]
-    made = torch.stack(groups) if len(groups) > 1 else groups[0].view(*rows.shape[:3], len(x))
-    return made.permute(3, 0, 2, 1).reshape(len(x), out, high, wide)
+    if x.requires_grad or weight.requires_grad:
+        made = torch.stack([torch.bmm(left, _gathered(samples, here)) for left, here in zip(rows, index, strict=True)])
+        return made.permute(3, 0, 2, 1).reshape(len(x), out, high, wide)
+    made = x.new_empty(out, high * wide, len(x))
+    for left, here, to in _at_once(rows, index, made.view(len(index), -1, high * wide, len(x)).transpose(1, 2)):
+        for some in _blocks(here, len(x)):
+            torch.bmm(left[some], _gathered(samples, here[some]), out=to[some])
+    return made.view(-1, len(x)).T.contiguous().view(len(x), out, high, wide)
 
 
 def add_products(node: Node, x: Tensor, error: Tensor, total: Tensor, anew: bool = False) -> None:
@@ -59,9 +64,9 @@ def add_products(node: Node, x: Tensor, error: Tensor, total: Tensor, anew: bool
         total.view(len(columns), -1, columns.shape[1]).baddbmm_(left, columns.transpose(1, 2), beta=beta)
         return
     index, samples = _index_of(node, x, (kernel[0], kernel[1])), _side_by_side(x)
-    rows = error.reshape(len(x), len(index), -1, high * wide).permute(1, 3, 2, 0).contiguous()
+    rows = error.reshape(len(x), -1).T.contiguous().view(len(index), -1, high * wide, len(x)).transpose(1, 2)
     sums = total.view(len(index), -1, high * wide, index.shape[2]).transpose(1, 2)
-    for (each, here), (left, _) in zip(_at_once(sums, index), _at_once(rows, index), strict=True):
+    for each, left, here in _at_once(sums, rows, index):
         for some in _blocks(here, len(x)):
             each[some].baddbmm_(left[some], _gathered(samples, here[some]).transpose(1, 2), beta=beta)
 
@@ -73,13 +78,13 @@ def _whole(node: Node, x: Tensor, kernel: list[int]) -> Tensor | None:
     return x.reshape(len(x), int(str(node.attrs["group"])), -1).permute(1, 2, 0)
 
 
-def _at_once(rows: Tensor, index: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """Matrices [group, positions, O/group, ...] and what they read, as lists of products: one for every group, or for
-    all of them where groups have one output.
+def _at_once(*parts: Tensor) -> list[tuple[Tensor, ...]]:
+    """Parts of products, [group, positions, ...], the first with O/group next: as lists of products, one for every
+    group, or for all of them where groups have one output.
     """
-    if len(index) == 1 or rows.shape[2] == 1:
-        return [(rows.view(-1, *rows.shape[2:]), index.flatten(0, 1))]
-    return list(zip(rows, index, strict=True))
+    if len(parts[0]) == 1 or parts[0].shape[2] == 1:
+        return [tuple(part.view(-1, *part.shape[2:]) for part in parts)]
+    return list(zip(*parts, strict=True))
 
 
 def _blocks(index: Tensor, count: int) -> list[slice]:
@@ -117,4 +122,4 @@ def _index(
     with torch.inference_mode(False):  # what is kept may be needed on the way back
         numbers = torch.arange(1, size + 1, dtype=torch.float64).reshape(1, *shape)
         columns = F.unfold(F.pad(numbers, (left, right, top, bottom)), kernel, dilations, 0, strides)
-        return columns.reshape(group, -1, columns.shape[-1]).transpose(1, 2).long().to(device)
+        return columns.reshape(group, -1, columns.shape[-1]).transpose(1, 2).contiguous().long().to(device)

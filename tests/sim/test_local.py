@@ -72,6 +72,14 @@ def test_every_position_has_weights_of_its_own(form: str) -> None:
 
 
 @pytest.mark.parametrize("form", FORMS)
+def test_what_is_made_lies_in_memory_in_the_usual_order(form: str) -> None:
+    """Neurons compute from it beside what does."""
+    x, weight, _ = layer(form, 5)
+    assert local(node(form), x, weight).is_contiguous()
+    assert torch.equal(local(node(form), x, weight), local(node(form), x, weight.requires_grad_()))
+
+
+@pytest.mark.parametrize("form", FORMS)
 def test_equal_weights_are_a_convolution(form: str) -> None:
     x, weight, (high, wide) = layer(form, 5)
     kernel = weight[:, 0, 0]
@@ -141,3 +149,18 @@ def test_a_group_is_to_the_bit_what_it_is_alone(form: str, count: int) -> None:
     total = torch.ones_like(torch.cat(weights))
     add_products(three, torch.cat(images, 1), among, total)
     assert torch.equal(total, torch.cat(totals))
+
+
+def test_channels_that_each_read_their_own() -> None:
+    """Groups of one output are one list of products."""
+    chance = torch.Generator().manual_seed(4)
+    attrs = {"pads": (1, 1, 1, 1), "strides": (1, 1), "dilations": (1, 1), "group": 4}
+    lone = Node("conv", "local", ("x", "w"), attrs)
+    x, kernel = (torch.randint(-3, 4, shape, generator=chance).float() for shape in ((3, 4, 5, 5), (4, 1, 3, 3)))
+    weight = kernel[:, None, None].expand(-1, 5, 5, -1, -1, -1).clone().requires_grad_()
+    wanted = F.conv2d(x, kernel, padding=1, groups=4)
+    assert torch.equal(local(lone, x, weight.detach()), wanted)
+    local(lone, x, weight).backward(wanted)
+    total = torch.full_like(weight, torch.nan).detach()
+    add_products(lone, x, wanted, total, anew=True)
+    assert torch.equal(total, weight.grad)
