@@ -30,7 +30,7 @@ from snnc.target import Finding
 
 from .biases import direct_currents
 from .dpi import Circuit
-from .needs import base_currents
+from .needs import base_currents, distinct
 from .place import Layer
 from .profile import BiasGenerator, Profile
 from .unchain import spread
@@ -40,8 +40,6 @@ FREE = 3.0
 """How far the size of a core's currents may leave the operating point: ranges are 8 times apart, and each has one."""
 EQUAL = 1e-9
 """Roundings that differ by less are equal."""
-DIGITS = 6
-"""Digits by which currents are told apart."""
 
 
 @dataclass(frozen=True)
@@ -133,11 +131,11 @@ def cores(layer: Layer, core: Array, profile: Profile) -> Iterable[Wanted]:
     where, bases = base_currents(layer, core, profile.weight_coding == "masks")
     for one in np.unique(core):
         mine = core == one
-        flowing = _different(direct[mine & (direct != 0)])
-        rest = [("threshold", current) for current in _different(theta[mine])]
+        flowing = distinct(direct[mine & (direct != 0)])
+        rest = [("threshold", current) for current in distinct(theta[mine])]
         rest += [("direct current", current) for current in flowing if len(flowing) == 1 and current > 0]
-        fixed = [("leak", current) for current in _different(leak[mine & (alpha < 1)])]
-        yield Wanted(_different(bases[where == one] * circuit.iscale), tuple(rest), tuple(fixed))
+        fixed = [("leak", current) for current in distinct(leak[mine & (alpha < 1)])]
+        yield Wanted(tuple(distinct(bases[where == one] * circuit.iscale).tolist()), tuple(rest), tuple(fixed))
 
 
 def _beyond(current: float, grid: Array) -> str:
@@ -145,8 +143,3 @@ def _beyond(current: float, grid: Array) -> str:
     if current > grid[-1]:
         return f", beyond the largest full scale, {grid[-1]:.2g} A"
     return f", below the smallest setting, {grid[0]:.2g} A" if current < grid[0] else ""
-
-
-def _different(currents: Array) -> tuple[float, ...]:
-    """Different currents, ascending."""
-    return tuple(sorted({float(f"{current:.{DIGITS}g}") for current in np.unique(currents).tolist()}))
