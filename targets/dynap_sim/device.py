@@ -102,6 +102,7 @@ class Device:
         self._draw()
         self._drawn: tuple[dict[str, Tensor], dict[str, Tensor]] = ({}, {})
         self._kept = {name: torch.empty_like(self.nominal[name]) for name in self.factor}
+        self._realised: tuple[list[Tensor], list[int], dict[str, Tensor]] = ([], [], {})
 
     def _draw(self) -> None:
         """What the parts of these devices do to what they are set to."""
@@ -168,6 +169,17 @@ class Device:
             realised[name] = torch.maximum((theta * factor).abs(), theta * LEAST)
         return {**self.nominal, **self._leaks, **realised}
 
+    def _as_set(self) -> dict[str, Tensor]:
+        """`params` in memory that is kept, computed anew where anything was set otherwise since."""
+        read = [*self.nominal.values(), *self.factor.values(), *self.inhibitory.values()]
+        if any(part.is_inference() for part in read):  # these do not tell when they change
+            return self.params(self._kept)
+        versions, (before, then, realised) = [part._version for part in read], self._realised
+        if versions != then or any(one is not other for one, other in zip(read, before, strict=True)):
+            realised = self.params(self._kept)
+            self._realised = read, versions, realised
+        return realised
+
     def stepper(self, x: Mapping[str, Tensor], stream: int) -> Stepper:
         """Start on a batch; `stream` numbers it, so that equal calls see equal noise.
 
@@ -176,7 +188,7 @@ class Device:
         Args:
             x: inputs [N, K * C, ...], or streams of events [N, T, K * C, ...], by input name: every device's own.
         """
-        noise, params = self.model.noise, self.params(self._kept)
+        noise, params = self.model.noise, self._as_set()
         if noise.jitter:
             chance = generators(self.seeds, f"jitter {stream}", self._device)
             events = streamed(self.one)

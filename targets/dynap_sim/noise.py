@@ -19,6 +19,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -80,8 +81,13 @@ class Noise:
 
 def generators(seeds: Sequence[int], stream: str, device: str) -> Chance:
     """The chance of one stream of some devices: equal calls, equal noise."""
-    made = [int(rng(seed, stream).integers(2**62)) for seed in seeds]
-    return [torch.Generator(device).manual_seed(one) for one in made]
+    return [torch.Generator(device).manual_seed(_numbers(seed, stream, 1)[0]) for seed in seeds]
+
+
+@lru_cache(maxsize=256)
+def _numbers(seed: int, stream: str, count: int) -> tuple[int, ...]:
+    """What the chance of a stream begins with; every run has the same streams."""
+    return tuple(rng(seed, stream).integers(2**62, size=count).tolist())
 
 
 def uniform(shape: Shape, rank: int, chance: Chance) -> Tensor:
@@ -96,7 +102,7 @@ class Chances:
     """
 
     def __init__(self, seeds: Sequence[int], stream: str, device: str, layers: Sequence[str]) -> None:
-        drawn = [rng(seed, stream).integers(2**62, size=len(layers)).tolist() for seed in seeds]
+        drawn = [_numbers(seed, stream, len(layers)) for seed in seeds]
         self._made = {
             layer: [torch.Generator(device).manual_seed(one) for one in own]
             for layer, own in zip(layers, zip(*drawn, strict=True), strict=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,53 @@ def chip(net: str = "residual", seed: int = 0, **options: Any) -> DynapChip:
     made = DynapSim(**{"mismatch": 0.0, **options}).compile(exact(net)).load(seed)
     assert isinstance(made, DynapChip)
     return made
+
+
+# --- what it is set to
+
+
+def written(made: Device, name: str) -> None:
+    made.nominal[name].mul_(2)
+
+
+def written_through_a_share(made: Device, name: str) -> None:
+    made.nominal[name].chunk(1)[0][:1].mul_(2)
+
+
+def written_by_name(made: Device, name: str) -> None:
+    torch.add(made.nominal[name], 1, out=made.nominal[name])
+
+
+def replaced(made: Device, name: str) -> None:
+    made.nominal[name] = made.nominal[name] * 2
+
+
+def replaced_by_what_does_not_tell(made: Device, name: str) -> None:
+    with torch.inference_mode():
+        made.nominal[name] = made.nominal[name] * 2
+
+
+def defective(made: Device, name: str) -> None:
+    made.factor[name].chunk(1)[0].zero_()
+
+
+WAYS = (written, written_through_a_share, written_by_name, replaced, replaced_by_what_does_not_tell, defective)
+
+
+@pytest.mark.parametrize("learning", [False, True])
+@pytest.mark.parametrize("way", WAYS)
+def test_a_batch_runs_on_what_is_set_now(way: Callable[[Device, str], None], learning: bool) -> None:
+    """What parts do is not computed again for every batch: any change must be seen."""
+    made = Device(PLACED, 0, Model(Mismatch("ltl", 0.2)))
+    x, weight = {name: to_tensor(images(2)) for name in PLACED.inputs}, "conv2.weight"
+    with torch.inference_mode(learning):
+        before = made.stepper(x, 0).params[weight].clone()
+        for _ in range(2):
+            way(made, weight)
+            now = {name: value.clone() for name, value in made.stepper(x, 1).params.items()}
+            assert all(torch.equal(value, made.params()[name].reshape(value.shape)) for name, value in now.items())
+            assert not torch.equal(now[weight], before)
+            assert all(torch.equal(now[name], value) for name, value in made.stepper(x, 2).params.items())
 
 
 # --- thermal noise and lost spikes
