@@ -66,16 +66,31 @@ def test_a_small_run_is_kept_and_not_measured_again(
     assert (tmp_path / "numbers.students" / "mnist").is_dir(), "the student need not be taught again"
 
 
+def measured(name: str) -> dict[tuple[str, ...], list[Numbers]]:
+    """The numbers of every network, curve, level and form of learning; without those of clean networks."""
+    kept = json.loads((ROOT / "benchmarks" / "measured" / name).read_text())["numbers"]
+    return {key: list(found.values()) for name, found in kept.items() if len(key := tuple(name.split())) == 4}
+
+
+def rows(cells: int) -> dict[str, list[str]]:
+    """The first row of so many cells for every harm, of the page on devices."""
+    lines = (line.split(" | ") for line in reversed((ROOT / "docs" / "device.md").read_text().splitlines()))
+    return {line[0].removeprefix("| "): line for line in lines if len(line) == cells}
+
+
 def test_what_the_documents_say_was_measured() -> None:
     """Every level that there are numbers of, on ten devices."""
-    kept = json.loads((ROOT / "benchmarks" / "measured" / "curves.json").read_text())
-    rows = [line.split(" | ") for line in (ROOT / "docs" / "device.md").read_text().splitlines()]
-    columns = {"mnist": (1, 2), "fashion": (4, 5)}
-    for name, found in kept["numbers"].items():
-        network, curve, *rest = name.split()
-        if curve != "clean":
-            level, learning = rest
-            assert (learning, len(found)) == ("float", 10)
-            (cells,) = [row for row in rows if row[0] == f"| {curve} {level}" and len(row) == 7][:1]
-            for column, kind in zip(columns[network], ("before", "one epoch"), strict=True):
-                assert cells[column] == repair_curves.summary([n[kind] for n in found.values()]), name
+    columns, table = {"mnist": (1, 2), "fashion": (4, 5)}, rows(7)
+    for (network, curve, level, learning), found in measured("curves.json").items():
+        assert (learning, len(found)) == ("float", 10)
+        for column, kind in zip(columns[network], ("before", "one epoch"), strict=True):
+            assert table[f"{curve} {level}"][column] == repair_curves.summary([n[kind] for n in found])
+
+
+def test_what_the_documents_say_of_the_vgg11_was_measured() -> None:
+    table = rows(6)
+    for (network, curve, level, learning), found in measured("curves-vgg11.json").items():
+        assert (network, learning) == ("vgg11", "hardware")
+        summaries = [repair_curves.summary([n[kind] for n in found]) for kind in ("before", "one epoch")]
+        before, after, _, devices = table[f"{curve} {level}"][1:5]
+        assert [before, after, devices] == [*summaries, str(len(found))]
