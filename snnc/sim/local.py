@@ -8,7 +8,7 @@ position computes is a product of matrices:
     dW[p]  = d[p] x[p]^T           [O/group, N] [N, K]
 
 Values come and go in the order that all others have, [N, C, H, W], by one transposition of a matrix: what is computed
-from memory in two orders is many times as slow.
+from memory in two orders is many times as slow. Where a gradient is wanted they are views in the order of the products.
 """
 
 from __future__ import annotations
@@ -42,7 +42,11 @@ def local(node: Node, x: Tensor, weight: Tensor) -> Tensor:
     index, samples = _index_of(node, x, (kernel[0], kernel[1])), _side_by_side(x)
     rows = weight.reshape(len(index), -1, high * wide, index.shape[2]).transpose(1, 2)
     if x.requires_grad or weight.requires_grad:
-        made = torch.stack([torch.bmm(left, _gathered(samples, here)) for left, here in zip(rows, index, strict=True)])
+        groups = [
+            torch.cat([torch.bmm(left[some], _gathered(samples, here[some])) for some in _blocks(here, len(x))])
+            for left, here in _at_once(rows, index)
+        ]
+        made = torch.stack(groups) if len(groups) > 1 else groups[0].view(*rows.shape[:3], len(x))
         return made.permute(3, 0, 2, 1).reshape(len(x), out, high, wide)
     made = x.new_empty(out, high * wide, len(x))
     for left, here, to in _at_once(rows, index, made.view(len(index), -1, high * wide, len(x)).transpose(1, 2)):

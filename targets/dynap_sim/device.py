@@ -173,6 +173,7 @@ class Device:
         """`params` in memory that is kept, computed anew where anything was set otherwise since."""
         read = [*self.nominal.values(), *self.factor.values(), *self.inhibitory.values()]
         if any(part.is_inference() for part in read):  # these do not tell when they change
+            self._realised = [], [], {}
             return self.params(self._kept)
         versions, (before, then, realised) = [part._version for part in read], self._realised
         if versions != then or any(one is not other for one, other in zip(read, before, strict=True)):

@@ -89,6 +89,16 @@ def test_a_batch_runs_on_what_is_set_now(way: Callable[[Device, str], None], lea
             assert all(torch.equal(now[name], value) for name, value in made.stepper(x, 2).params.items())
 
 
+def test_a_part_that_was_lent_and_given_back_is_realised_again() -> None:
+    made = Device(PLACED, 0, Model(Mismatch("ltl", 0.2)))
+    x, weight = {name: to_tensor(images(2)) for name in PLACED.inputs}, "conv2.weight"
+    own, before = made.nominal[weight], made.stepper(x, 0).params[weight].clone()
+    replaced_by_what_does_not_tell(made, weight)
+    assert not torch.equal(made.stepper(x, 1).params[weight], before)
+    made.nominal[weight] = own
+    assert torch.equal(made.stepper(x, 2).params[weight], before)
+
+
 # --- thermal noise and lost spikes
 
 
