@@ -72,27 +72,48 @@ def measured(name: str) -> dict[tuple[str, ...], list[Numbers]]:
     return {key: list(found.values()) for name, found in kept.items() if len(key := tuple(name.split())) == 4}
 
 
-def rows(cells: int) -> dict[str, list[str]]:
-    """The first row of so many cells for every harm, of the page on devices."""
-    lines = (line.split(" | ") for line in reversed((ROOT / "docs" / "device.md").read_text().splitlines()))
-    return {line[0].removeprefix("| "): line for line in lines if len(line) == cells}
+def rows(behind: str) -> dict[str, list[str]]:
+    """The rows of the first table behind a text of the page on devices, by their harm."""
+    page = (ROOT / "docs" / "device.md").read_text()
+    table = page[page.index("\n|", page.index(behind)) :].lstrip("\n").split("\n\n")[0]
+    return {cells[0]: cells[1:] for line in table.splitlines() if (cells := line.strip("| ").split(" | "))}
+
+
+def every_level() -> set[tuple[str, str]]:
+    """Of the four curves of LTL's figure 4."""
+    return {(curve, f"{level:g}") for curve, of in repair_curves.LEVELS.items() for level in of if curve != "lost"}
+
+
+def summaries(found: list[Numbers], *kinds: str) -> list[str]:
+    return [repair_curves.summary([numbers[kind] for numbers in found]) for kind in kinds]
 
 
 def test_what_the_documents_say_was_measured() -> None:
-    """Every level that there are numbers of, on ten devices."""
-    columns, table = {"mnist": (1, 2), "fashion": (4, 5)}, rows(7)
-    for (network, curve, level, learning), found in measured("curves.json").items():
-        assert (learning, len(found)) == ("float", 10)
-        for column, kind in zip(columns[network], ("before", "one epoch"), strict=True):
-            assert table[f"{curve} {level}"][column] == repair_curves.summary([n[kind] for n in found])
+    """Every level, on ten devices."""
+    columns, table, measurements = {"mnist": 0, "fashion": 3}, rows("](curves.svg)"), measured("curves.json")
+    for network, at in columns.items():
+        assert {key[1:3] for key in measurements if key[0] == network and key[3] == "float"} == every_level()
+        for (_, curve, level, learning), found in ((k, f) for k, f in measurements.items() if k[0] == network):
+            row = table[f"{curve} {level}" + (", hardware" if learning == "hardware" else "")]
+            assert len(found) == 10
+            assert row[at : at + 2] == summaries(found, "before", "one epoch")
+
+
+def test_what_the_documents_say_of_several_epochs_was_measured() -> None:
+    columns, table, once = {"mnist": 0, "fashion": 2}, rows("curves-epochs.json"), measured("curves.json")
+    for key, found in measured("curves-epochs.json").items():
+        network, curve, level, _ = key
+        assert len(found) == 10
+        assert table[f"{curve} {level}"][columns[network] : columns[network] + 2] == summaries(
+            found, "one epoch", "best"
+        )
+        assert [n["one epoch"] for n in found] == [n["one epoch"] for n in once[key]], "the first epoch is the same"
 
 
 def test_what_the_documents_say_of_the_vgg11_was_measured() -> None:
     """Every level, on ten devices."""
-    table, numbers = rows(5), measured("curves-vgg11.json")
-    levels = {(curve, f"{level:g}") for curve, all in repair_curves.LEVELS.items() for level in all if curve != "lost"}
-    assert {key[1:3] for key in numbers} == levels
-    for (network, curve, level, learning), found in numbers.items():
+    table, measurements = rows("**The half-width VGG-11**"), measured("curves-vgg11.json")
+    assert {key[1:3] for key in measurements} == every_level()
+    for (network, curve, level, learning), found in measurements.items():
         assert (network, learning, len(found)) == ("vgg11", "hardware", 10)
-        summaries = [repair_curves.summary([n[kind] for n in found]) for kind in ("before", "one epoch")]
-        assert table[f"{curve} {level}"][1:3] == summaries
+        assert table[f"{curve} {level}"][:2] == summaries(found, "before", "one epoch")
