@@ -39,7 +39,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # found when the script is run by its path
 import snnc
-from benchmarks.curves_figure import figure
+from benchmarks.curves_figure import Panel, figure
 from benchmarks.relations.kept import Kept
 from benchmarks.relations.networks import TASKS, Task, samples, teacher
 from benchmarks.relations.relation import Numbers
@@ -211,6 +211,13 @@ def tell(text: str, start: float) -> None:
     print(f"  {time.perf_counter() - start:5.0f} s  {text}", file=sys.stderr, flush=True)
 
 
+def panel(kept: Kept, name: str, curve: str, levels: Sequence[float], given: argparse.Namespace) -> Panel:
+    """One curve of the figure, of the first form of learning, as far as it was measured."""
+    found = {level: kept.of(key(name, curve, level, given.learning[0]), given.chips) for level in levels}
+    whole = kept.of(f"{name} clean", 1)[0]["before"]
+    return f"{name}: {curve}", whole, {level: numbers for level, numbers in found.items() if numbers}
+
+
 def main() -> None:
     """Parse and run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -234,7 +241,14 @@ def main() -> None:
     setting = Setting(Path(os.environ["SNNC_DATA"]), Path(models) if models else None, given.train, given.test,
                       given.epochs, given.validation, given.guard_bits, given.chip,
                       given.keep and given.keep.with_suffix(".students"))  # fmt: skip
-    kept, levels = Kept(setting.facts(), given.keep), {**LEVELS, **ON_CHIP} if given.chip else LEVELS
+    levels = {**LEVELS, **ON_CHIP} if given.chip else LEVELS
+    there = {level for curve in given.curves for level in levels[curve]}
+    if none := [level for level in given.levels or [] if level not in there]:
+        sys.exit(f"no curve of {', '.join(given.curves)} has the levels {none}; there are {sorted(there)}")
+    try:
+        kept = Kept(setting.facts(), given.keep)
+    except ValueError as error:
+        sys.exit(f"{error}; give --keep another file, or these options")
     print("| network | harm | learning | before | one epoch | best | points lost | left after one epoch | devices |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
     for name in given.networks:
@@ -257,16 +271,8 @@ def main() -> None:
                             tell(f"{one}, devices {', '.join(map(str, some))}", start)
                     print(row(name, curve, level, learning, kept.of(one, given.chips), whole), flush=True)
     if given.figure is not None:
-        rows = [
-            (
-                f"{name}: {curve}",
-                kept.of(f"{name} clean", 1)[0]["before"],
-                {v: n for v in levels[curve] if (n := kept.of(key(name, curve, v, given.learning[0]), given.chips))},
-            )
-            for name in given.networks
-            for curve in given.curves
-        ]
-        given.figure.write_text(figure(rows, len(given.curves), f"learning={given.learning[0]}"))
+        drawn = [panel(kept, name, curve, levels[curve], given) for name in given.networks for curve in given.curves]
+        given.figure.write_text(figure(drawn, len(given.curves), f"learning={given.learning[0]}"))
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from benchmarks.curves_figure import figure
 from benchmarks.relations.relation import Numbers
 
 ROOT = Path(__file__).parents[2]
+MEASURED = ROOT / "benchmarks" / "measured"
 NEEDS_DATA = pytest.mark.skipif("SNNC_DATA" not in os.environ, reason="needs the images, SNNC_DATA is not set")
 
 
@@ -66,9 +67,50 @@ def test_a_small_run_is_kept_and_not_measured_again(
     assert (tmp_path / "numbers.students" / "mnist").is_dir(), "the student need not be taught again"
 
 
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (("--curves", "mismatch", "--levels", "0.4", "0.7"), r"no curve of mismatch has the levels \[0.7\]"),
+        (("--keep", str(MEASURED / "curves.json"), "--epochs", "2"), "'epochs': 1.*not with.*'epochs': 2"),
+    ],
+)
+def test_what_cannot_be_measured_is_told(options: tuple[str, ...], told: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SNNC_DATA", "none")
+    monkeypatch.setattr(sys, "argv", ["repair_curves.py", *options])
+    with pytest.raises(SystemExit, match=told):
+        repair_curves.main()
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        (
+            "curves",
+            "--networks mnist fashion --curves mismatch silencing thermal bits --learning float "
+            "--train 6000 --test 2000",
+        ),
+        (
+            "curves-vgg11",
+            "--networks vgg11 --curves mismatch bits thermal silencing --learning hardware "
+            "--guard-bits 7 --train 990 --test 500",
+        ),
+    ],
+)
+def test_the_figures_are_drawn_from_what_was_measured(
+    name: str, options: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the command itself, which has nothing left to measure."""
+    drawn = tmp_path / "drawn.svg"
+    files = ["--keep", str(MEASURED / f"{name}.json"), "--figure", str(drawn)]
+    monkeypatch.setenv("SNNC_DATA", "none")
+    monkeypatch.setattr(sys, "argv", ["repair_curves.py", *options.split(), *files])
+    repair_curves.main()
+    assert drawn.read_text() == (ROOT / "docs" / f"{name}.svg").read_text()
+
+
 def measured(name: str) -> dict[tuple[str, ...], list[Numbers]]:
     """The numbers of every network, curve, level and form of learning; without those of clean networks."""
-    kept = json.loads((ROOT / "benchmarks" / "measured" / name).read_text())["numbers"]
+    kept = json.loads((MEASURED / name).read_text())["numbers"]
     return {key: list(found.values()) for name, found in kept.items() if len(key := tuple(name.split())) == 4}
 
 
