@@ -3,7 +3,7 @@
 from .draft import OFF, Draft, stands_for
 from .graph import Array, Attr, Constraint, Graph, Kind, Node, Shape, Stage, TensorType
 from .ops import CURVES, LINEAR, NAME, OPS, WEIGHTED, WIRING, attr_ints, roles
-from .parts import LAYERS, between_layers, chained, earlier_than, front, later_than, steady
+from .parts import LAYERS, between_layers, chained, earlier_than, front, last_read, later_than, params_of, steady
 from .streams import Samples
 from .text import parse, to_text
 from .verify import verify
@@ -33,7 +33,9 @@ __all__ = [
     "chained",
     "earlier_than",
     "front",
+    "last_read",
     "later_than",
+    "params_of",
     "parse",
     "roles",
     "stands_for",

@@ -1,14 +1,31 @@
-"""Where a node of an analog network stands: before, between or behind the layers that hold its weights."""
+"""Where a node of a network stands: before, between or behind the layers that hold its weights; what it reads."""
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Mapping
 
 from .graph import Graph
-from .ops import LINEAR, WIRING
+from .once import once
+from .ops import LINEAR, WIRING, roles
 
 LAYERS = ("conv", "local", "dense")
 """The ops that make a layer of a network: weighted sums over several inputs."""
+
+
+@once
+def params_of(graph: Graph) -> Mapping[str, Mapping[str, str]]:
+    """By node: its params' roles and names, as `roles` has them."""
+    return {node.name: roles(node, graph.params) for node in graph.nodes}
+
+
+@once
+def last_read(graph: Graph) -> Mapping[str, tuple[str, ...]]:
+    """By node: the values that no later node reads."""
+    last = {name: node.name for node in graph.nodes for name in graph.values(node)}
+    return {
+        node.name: tuple(name for name in dict.fromkeys(graph.values(node)) if last[name] == node.name)
+        for node in graph.nodes
+    }
 
 
 def later_than(graph: Graph, *ops: str) -> frozenset[str]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from .graph import Array, Graph, Shape
+from .once import once
 
 
 class Samples(Protocol):
@@ -24,6 +25,7 @@ class Samples(Protocol):
     def __getitem__(self, index: slice | Array, /) -> Array: ...
 
 
+@once
 def streamed(graph: Graph) -> frozenset[str]:
     """The inputs that an encoding of code `events` reads: these must be given as streams of T steps."""
     return frozenset(n.inputs[0] for n in graph.nodes if n.op == "encode" and n.attrs["code"] == "events")

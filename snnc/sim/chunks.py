@@ -10,13 +10,13 @@ for each than of 16.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from snnc.ir import Node
+from snnc.ir import Node, last_read
 
 from .neurons import SURROGATES, Surrogate, charge, leak
 from .placement import moved
@@ -54,7 +54,6 @@ class Chunk:
         self.potential: dict[str, Tensor] = {}
         self.read: dict[str, Tensor] = {}
         graph = state.graph
-        last = {name: node.name for node in graph.nodes for name in graph.values(node)}
         for node in graph.nodes:
             read = [self.values[name] for name in graph.values(node) if name in self.values]
             if node.name in state.still:
@@ -69,7 +68,7 @@ class Chunk:
                 self._read_out(node, read[0])
             elif node.type.kind != "analog":
                 self.values[node.name] = self._compute(node, read)
-            self._forget(node, last)
+            self._forget(node)
         state.t += count
 
     def _read_out(self, node: Node, sent: Tensor) -> None:
@@ -83,11 +82,11 @@ class Chunk:
         self.state.read[node.name] = before[-1].clone()
         self.state.values[node.name] = self.state.read[node.name] * more if skip else self.state.read[node.name]
 
-    def _forget(self, node: Node, last: Mapping[str, str]) -> None:
+    def _forget(self, node: Node) -> None:
         """Let go of what `node` was the last to read; of spikes only if nobody learns."""
-        done = {name for name in self.state.graph.values(node) if last[name] == node.name} & self.values.keys()
-        for name in done if node.op != "decode" else ():
-            if name not in self.keep and not (self.learn and self.state.graph[name].op == "lif"):
+        graph = self.state.graph
+        for name in last_read(graph)[node.name] if node.op != "decode" else ():
+            if name in self.values and name not in self.keep and not (self.learn and graph[name].op == "lif"):
                 del self.values[name]
 
     def _compute(self, node: Node, read: list[Tensor]) -> Tensor:
@@ -95,7 +94,7 @@ class Chunk:
         own = state.own(node)
         if self.first and node.attrs.get("bias_at") != "per-step":
             own.pop("bias", None)
-        made = evaluate(node, [moved(value, here) for value in read], own, len(read[0][0]), self.count)
+        made = evaluate(node, [moved(value, here) for value in read], own, state.batch, self.count)
         normalize = state.normalize.get(node.name)
         return made if normalize is None else torch.stack([normalize(value) for value in made])
 

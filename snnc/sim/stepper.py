@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from snnc.errors import GraphError
-from snnc.ir import Graph, Node, roles
+from snnc.ir import Graph, Node, params_of
+from snnc.ir.once import once
 
 from .encoding import totals
 from .neurons import fires, membrane
@@ -177,18 +178,19 @@ class Stepper:
     def own(self, node: Node) -> dict[str, Tensor]:
         """The params of a node by role, where it computes."""
         here = self.place.get(node.name)
-        return {role: moved(self.params[name], here) for role, name in roles(node, self.graph.params).items()}
+        return {role: moved(self.params[name], here) for role, name in params_of(self.graph)[node.name].items()}
 
     @property
     def batch(self) -> int:
         """Samples that run."""
-        return len(self.values[next(iter(self.graph.inputs))])
+        return self.values[next(iter(self.graph.inputs))].shape[0]
 
     def _device(self, node: Node) -> torch.device:
         return self.place.get(node.name, self.values[next(iter(self.graph.inputs))].device)
 
 
-def _readout(graph: Graph) -> set[str]:
+@once
+def _readout(graph: Graph) -> frozenset[str]:
     """The analog nodes behind a decode: they wait for the last step."""
     found: set[str] = set()
     for node in graph.nodes:
@@ -199,4 +201,4 @@ def _readout(graph: Graph) -> set[str]:
                     "spikes behind a read-out cannot run step by step with the layers before it", at=node.at
                 )
             found.add(node.name)
-    return found
+    return frozenset(found)

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from snnc.ir import Array, Graph, Node, Samples, attr_ints, roles
+from snnc.ir import Array, Graph, Node, Samples, attr_ints, last_read, params_of
 
 from .curves import CURVES, curve
 from .encoding import events, totals
@@ -118,7 +118,7 @@ def forward(
     """
     values: dict[str, Tensor] = totals(graph, x)
     handed = dict(values)
-    last = {name: node.name for node in graph.nodes for name in graph.values(node)}
+    finished, own_params = last_read(graph), params_of(graph)
     outputs = set(graph.outputs.values())
     count, place = len(next(iter(x.values()))), places(graph, params, x)
     for node in graph.nodes:
@@ -126,7 +126,7 @@ def forward(
         handed.update({name: moved(handed[name], here) for name in read})
         if before is not None and node.op == "lif":
             handed[read[0]] = before(node, handed[read[0]])
-        own = {role: moved(params[name], here) for role, name in roles(node, graph.params).items()}
+        own = {role: moved(params[name], here) for role, name in own_params[node.name].items()}
         if node.op == "encode":
             made = encode(node, handed[read[0]], graph.steps, x)
         elif node.op == "lif":
@@ -137,11 +137,10 @@ def forward(
             made = torch.stack([normalize[node.name](value) for value in made])
         values[node.name] = made
         handed[node.name] = made.detach() if detach and node.op == "lif" else made
-        for name in dict.fromkeys(read):
-            if last[name] == node.name:
-                del handed[name]
-                if keep is not None and name not in outputs and name in graph and not keep(graph[name]):
-                    del values[name]
+        for name in finished[node.name]:
+            del handed[name]
+            if keep is not None and name not in outputs and name in graph and not keep(graph[name]):
+                del values[name]
     return values
 
 
@@ -160,9 +159,11 @@ def evaluate(node: Node, inputs: list[Tensor], params: Tensors, count: int, step
         return _spiking_maxpool(node, inputs[0])
     if node.op == "constant":
         return params["value"].expand(count, *node.type.shape)
+    if node.op == "reshape" and node.type.kind != "analog":
+        return inputs[0].reshape(*inputs[0].shape[:2], *node.type.shape)
     if node.type.kind == "analog":
         return biased(node, KERNELS[node.op](node, inputs, params), params)
-    long = max(len(value) for value in inputs)
+    long = max(value.shape[0] for value in inputs)
     flat = [value.expand(long, *value.shape[1:]).flatten(0, 1) for value in inputs]
     made = KERNELS[node.op](node, flat, params).reshape(long, -1, *node.type.shape)
     if "bias" not in params or node.attrs.get("bias_at") == "per-step":

@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -33,6 +34,8 @@ from .mismatch import LEAST, Mismatch, draw, sequential
 from .noise import Chances, Noise, alive, conducting, generators, heated, jittered, losing
 from .side_by_side import Parts, apart, joined, side_by_side, stacked
 
+Params: TypeAlias = dict[str, Tensor]
+"""By param name."""
 ROWS = 128
 """Samples times steps that are computed at once: as many as a matrix product needs to be fast."""
 
@@ -102,7 +105,7 @@ class Device:
         self._draw()
         self._drawn: tuple[dict[str, Tensor], dict[str, Tensor]] = ({}, {})
         self._kept = {name: torch.empty_like(self.nominal[name]) for name in self.factor}
-        self._realised: tuple[list[Tensor], list[int], dict[str, Tensor]] = ([], [], {})
+        self._realised: tuple[list[Tensor], list[int], tuple[Params, Params]] = ([], [], ({}, {}))
 
     def _draw(self) -> None:
         """What the parts of these devices do to what they are set to."""
@@ -169,17 +172,23 @@ class Device:
             realised[name] = torch.maximum((theta * factor).abs(), theta * LEAST)
         return {**self.nominal, **self._leaks, **realised}
 
-    def _as_set(self) -> dict[str, Tensor]:
-        """`params` in memory that is kept, computed anew where anything was set otherwise since."""
+    def _as_set(self) -> tuple[Params, Params]:
+        """`params`, and the same in the shapes that `graph` has: in memory that is kept, computed anew where anything
+        was set otherwise since.
+        """
         read = [*self.nominal.values(), *self.factor.values(), *self.inhibitory.values()]
         if any(part.is_inference() for part in read):  # these do not tell when they change
-            self._realised = [], [], {}
-            return self.params(self._kept)
+            self._realised = [], [], ({}, {})
+            return self._realise()
         versions, (before, then, realised) = [part._version for part in read], self._realised
         if versions != then or any(one is not other for one, other in zip(read, before, strict=True)):
-            realised = self.params(self._kept)
+            realised = self._realise()
             self._realised = read, versions, realised
         return realised
+
+    def _realise(self) -> tuple[Params, Params]:
+        params = self.params(self._kept)
+        return params, {name: params[name].reshape(param.shape) for name, param in self.graph.params.items()}
 
     def stepper(self, x: Mapping[str, Tensor], stream: int) -> Stepper:
         """Start on a batch; `stream` numbers it, so that equal calls see equal noise.
@@ -189,7 +198,7 @@ class Device:
         Args:
             x: inputs [N, K * C, ...], or streams of events [N, T, K * C, ...], by input name: every device's own.
         """
-        noise, params = self.model.noise, self._as_set()
+        noise, (params, shaped) = self.model.noise, self._as_set()
         if noise.jitter:
             chance = generators(self.seeds, f"jitter {stream}", self._device)
             events = streamed(self.one)
@@ -197,7 +206,6 @@ class Device:
         neurons = None
         if self.model.circuit is not None:
             neurons = Neurons(self.graph, self.model.circuit, params, self.nominal, self._tau, self._refractory)
-        shaped = {name: params[name].reshape(param.shape) for name, param in self.graph.params.items()}
         own = [self._before(each, host) for each, host in zip(self._apart(x), self.hosts, strict=True)]
         encoded = {name: joined([e[name] for e in own], len(t.shape)) for name, t in self._cut.chip.inputs.items()}
         return Stepper(self.graph, shaped, encoded, self._disturbances(stream), neurons=neurons)

@@ -164,3 +164,18 @@ def test_channels_that_each_read_their_own() -> None:
     total = torch.full_like(weight, torch.nan).detach()
     add_products(lone, x, wanted, total, anew=True)
     assert torch.equal(total, weight.grad)
+
+
+@pytest.mark.parametrize("form", [*FORMS, "whole"])
+@pytest.mark.parametrize("grad", [False, True])
+def test_a_sample_does_not_depend_on_how_many_others_there_are(form: str, grad: bool) -> None:
+    """Of real numbers, whose sums depend on their order."""
+    chance = torch.Generator().manual_seed(3)
+    x, kernel = torch.rand(40, *SIZE, generator=chance), SIZE[1:] if form == "whole" else KERNEL
+    at = Node("conv", "local", ("x", "conv.weight"), FORMS["plain" if form == "whole" else form])
+    group = int(at.attrs["group"])
+    shape = (1, 1) if form == "whole" else layer(form, 1)[2]
+    weight = torch.randn(OUT, *shape, SIZE[0] // group, *kernel, generator=chance).requires_grad_(grad)
+    whole = local(at, x, weight)
+    for count in (1, 2, 5, 11, 12, 15, 16, 17, 33):
+        assert torch.equal(local(at, x[:count], weight), whole[:count]), count
