@@ -8,6 +8,7 @@ import sys
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from benchmarks import repair_curves
@@ -71,7 +72,7 @@ def test_a_small_run_is_kept_and_not_measured_again(
     ("options", "told"),
     [
         (("--curves", "mismatch", "--levels", "0.4", "0.7"), r"no curve of mismatch has the levels \[0.7\]"),
-        (("--keep", str(MEASURED / "curves.json"), "--epochs", "2"), "'epochs': 1.*not with.*'epochs': 2"),
+        (("--keep", str(MEASURED / "curves.json"), "--epochs", "2"), "'epochs': 3.*not with.*'epochs': 2"),
     ],
 )
 def test_what_cannot_be_measured_is_told(options: tuple[str, ...], told: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,7 +88,7 @@ def test_what_cannot_be_measured_is_told(options: tuple[str, ...], told: str, mo
         (
             "curves",
             "--networks mnist fashion --curves mismatch silencing thermal bits --learning float "
-            "--train 6000 --test 2000",
+            "--train 6000 --test 2000 --epochs 3",
         ),
         (
             "curves-vgg11",
@@ -131,25 +132,27 @@ def summaries(found: list[Numbers], *kinds: str) -> list[str]:
 
 
 def test_what_the_documents_say_was_measured() -> None:
-    """Every level, on ten devices."""
-    columns, table, measurements = {"mnist": 0, "fashion": 3}, rows("](curves.svg)"), measured("curves.json")
+    """Every level, on ten devices; of three epochs the first and the best."""
+    columns, table, measurements = {"mnist": 0, "fashion": 4}, rows("](curves.svg)"), measured("curves.json")
+    kept = json.loads((MEASURED / "curves.json").read_text())
+    assert kept["settings"]["epochs"] == 3
     for network, at in columns.items():
-        assert {key[1:3] for key in measurements if key[0] == network and key[3] == "float"} == every_level()
-        for (_, curve, level, learning), found in ((k, f) for k, f in measurements.items() if k[0] == network):
-            row = table[f"{curve} {level}" + (", hardware" if learning == "hardware" else "")]
+        assert {key[1:] for key in measurements if key[0] == network} == {(*of, "float") for of in every_level()}
+        clean = kept["numbers"][f"{network} clean"]["0"]["before"]
+        for (_, curve, level, _), found in ((k, f) for k, f in measurements.items() if k[0] == network):
             assert len(found) == 10
-            assert row[at : at + 2] == summaries(found, "before", "one epoch")
+            left = clean - np.mean([numbers["one epoch"] for numbers in found])
+            told = [*summaries(found, "before", "one epoch", "best"), f"{left:.2f}"]
+            assert table[f"{curve} {level}"][at : at + 4] == told
 
 
-def test_what_the_documents_say_of_several_epochs_was_measured() -> None:
-    columns, table, once = {"mnist": 0, "fashion": 2}, rows("curves-epochs.json"), measured("curves.json")
-    for key, found in measured("curves-epochs.json").items():
-        network, curve, level, _ = key
-        assert len(found) == 10
-        assert table[f"{curve} {level}"][columns[network] : columns[network] + 2] == summaries(
-            found, "one epoch", "best"
-        )
-        assert [n["one epoch"] for n in found] == [n["one epoch"] for n in once[key]], "the first epoch is the same"
+def test_what_the_documents_say_of_the_hardware_form_was_measured() -> None:
+    columns, table, other = {"mnist": 0, "fashion": 4}, rows("](curves.svg)"), measured("curves.json")
+    for (network, curve, level, learning), found in measured("curves-hardware.json").items():
+        row, at = table[f"{curve} {level}, {learning}"], columns[network]
+        assert (len(found), row[at : at + 2]) == (10, summaries(found, "before", "one epoch"))
+        same = other[network, curve, level, "float"]
+        assert [n["before"] for n in found] == [n["before"] for n in same], "the devices are the same"
 
 
 def test_what_the_documents_say_of_the_vgg11_was_measured() -> None:

@@ -148,10 +148,12 @@ def test_equal_calls_see_equal_noise(noise: dict[str, Any]) -> None:
 @pytest.mark.parametrize("tier", ["lif", "dpi"])
 @pytest.mark.parametrize("net", ["residual", "pooled"])
 def test_several_steps_at_once_are_steps_one_by_one(net: str, tier: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Noise and circuits included, whatever the number of steps at once; a warm-up may end within them."""
+    """Mismatch, noise and circuits included, whatever the number of steps at once, to the last bit; a warm-up may end
+    within them.
+    """
     x = {"x": to_tensor(images(6))}
     noise = Noise(thermal=0.1, silencing=0.2, silence="step")
-    made = Device(place(exact(net)), 0, Model(Mismatch("none"), noise, Circuit() if tier == "dpi" else None))
+    made = Device(place(exact(net)), 0, Model(Mismatch(), noise, Circuit() if tier == "dpi" else None))
     with torch.inference_mode(), exact_kernels():
         steps = made.stepper(x, 3)
         potential: dict[str, list[torch.Tensor]] = {layer: [] for layer in steps.count}
