@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import settings
 
 from snnc.cli import main
@@ -28,6 +30,13 @@ Run = Callable[..., Ended]
 
 settings.register_profile("snnc", derandomize=True, deadline=None, max_examples=30, database=None)
 settings.load_profile("snnc")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Worker processes of `-n`, and what they start, compute on one thread each: they share the cores already."""
+    if hasattr(config, "workerinput"):
+        torch.set_num_threads(1)
+        os.environ["OMP_NUM_THREADS"] = "1"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
