@@ -11,6 +11,8 @@ from snnc.report.svg import COLOURS, GREY
 
 WIDE, HIGH, MARGIN = 250, 190, 44
 """Of a panel, in pixels."""
+LEGEND_WIDE, LEGEND_HIGH = 380, 35
+"""Of the two lines above the panels, in pixels."""
 DRAWN = {"before": COLOURS[3], "one epoch": COLOURS[0], "best": COLOURS[2]}
 
 
@@ -24,13 +26,13 @@ def figure(panels: Sequence[Panel], columns: int, note: str) -> str:
     drawn = dict(DRAWN)
     if all(n["best"] == n["one epoch"] for n in devices):
         del drawn["best"]
-    made = [panel(i % columns * WIDE, 20 + i // columns * HIGH, one, drawn) for i, one in enumerate(panels)]
-    wide, high = WIDE * columns, 20 + HIGH * -(-len(panels) // columns)
+    made = [panel(i % columns * WIDE, LEGEND_HIGH + i // columns * HIGH, one, drawn) for i, one in enumerate(panels)]
+    wide, high = max(WIDE * columns, LEGEND_WIDE), LEGEND_HIGH + HIGH * -(-len(panels) // columns)
     made += [
         f'<text x="{10 + 90 * k}" y="15" fill="{colour}">{what}</text>'
         for k, (what, colour) in enumerate(drawn.items())
     ]
-    made.append(f'<text x="{10 + 90 * len(drawn)}" y="15">{note}; accuracy in percent; dashed: without harm</text>')
+    made.append(f'<text x="10" y="30">{note}; accuracy in percent; dashed: without harm</text>')
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{wide}" height="{high}" font-family="sans-serif" '
         f'font-size="11"><rect width="{wide}" height="{high}" fill="white"/>{"".join(made)}</svg>\n'

@@ -95,6 +95,11 @@ def test_what_cannot_be_measured_is_told(options: tuple[str, ...], told: str, mo
             "--networks vgg11 --curves mismatch bits thermal silencing --learning hardware "
             "--guard-bits 7 --train 990 --test 500",
         ),
+        (
+            "curves-vgg11-epochs",
+            "--networks vgg11 --curves mismatch silencing --levels 0.2 0.3 0.4 0.5 --learning hardware "
+            "--guard-bits 7 --train 990 --test 500 --epochs 3 --chips 3",
+        ),
     ],
 )
 def test_the_figures_are_drawn_from_what_was_measured(
@@ -161,4 +166,22 @@ def test_what_the_documents_say_of_the_vgg11_was_measured() -> None:
     assert {key[1:3] for key in measurements} == every_level()
     for (network, curve, level, learning), found in measurements.items():
         assert (network, learning, len(found)) == ("vgg11", "hardware", 10)
-        assert table[f"{curve} {level}"][:2] == summaries(found, "before", "one epoch")
+        assert table[f"{curve} {level}"][:3] == [*summaries(found, "before", "one epoch"), left(found, "one epoch")]
+
+
+def test_what_the_documents_say_of_more_epochs_of_the_vgg11_was_measured() -> None:
+    """Where one epoch leaves something, on three devices or more; their first epoch is that of the runs of one."""
+    table, once = rows("**The half-width VGG-11**"), measured("curves-vgg11.json")
+    several = measured("curves-vgg11-epochs.json")
+    for key, found in several.items():
+        assert len(found) >= 3
+        assert table[" ".join(key[1:3])][3:] == [*summaries(found, "best"), f"{left(found, 'best')} ({len(found)})"]
+        for numbers, first in zip(found, once[key], strict=False):
+            assert [numbers[kind] for kind in ("before", "one epoch")] == [first["before"], first["one epoch"]]
+    assert {key for key, found in once.items() if float(left(found, "one epoch")) > 0.5} == several.keys()
+
+
+def left(found: list[Numbers], kind: str) -> str:
+    """What is left of the points that a VGG-11 lost."""
+    clean = json.loads((MEASURED / "curves-vgg11.json").read_text())["numbers"]["vgg11 clean"]["0"]["before"]
+    return f"{clean - np.mean([numbers[kind] for numbers in found]):.2f}"
